@@ -1,0 +1,44 @@
+"""Where a target is: this machine through a child process; other machines through the same orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol as Interface
+
+from edgekd.values.artifact import Artifact
+from edgekd.values.latency import Latency, Protocol
+from edgekd.values.model import Engine, Signature
+from edgekd.values.order import OpenReply, ProbeReply
+
+
+class Device(Interface):
+    """What every device offers; each call runs in processes of its own, on the device."""
+
+    name: str
+
+    def probe(self) -> ProbeReply:
+        """Say what the machine is, and which runtimes really work there."""
+
+    def inspect(self, model: Artifact) -> Signature:
+        """Check a model for hostile content and read its signature.
+
+        Raises:
+            ModelError: the file is malformed, hostile or crashes its parser.
+
+        """
+
+    def build(self, engine: Engine) -> OpenReply:
+        """Compile an engine once, in a child, and run it once.
+
+        Raises:
+            BuildError: the runtime refuses the model or dies of it.
+            BackendMissing: the runtime is not installed on the device.
+
+        """
+
+    def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
+        """Time engines against each other: fresh processes each launch, turns in random order."""
+
+    def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
+        """Run inputs (one .npy a tensor, a row an inference) through the compiled file; outputs likewise."""

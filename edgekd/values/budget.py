@@ -1,0 +1,76 @@
+"""Upper limits on measured quantities of the compiled file, and a floor on accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekd.errors import ConfigError
+from edgekd.values.latency import Latency
+
+_RANKS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyBudget:
+    """Absolute limits in ms, or a speed-up of p99 over the teacher on the same runtime and device."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        absolute = [getattr(self, name) for name in _RANKS if getattr(self, name) is not None]
+        if bool(absolute) == (self.speedup is not None):
+            raise ConfigError(
+                "[budget.latency_ms] must hold percentiles or a speed-up, one of the two",
+                mend="write latency_ms = { p99 = 2.0 } or latency_ms = { speedup = 4.0 }",
+            )
+        if any(limit <= 0 for limit in (*absolute, *([self.speedup] if self.speedup else []))):
+            raise ConfigError("[budget.latency_ms] must be positive")
+
+    def limits(self, teacher: Latency | None = None) -> dict[str, float]:
+        """Return limits in ms by percentile name; a speed-up is taken from the teacher's p99."""
+        if self.speedup is None:
+            return {name: limit for name in _RANKS if (limit := getattr(self, name)) is not None}
+        if teacher is None:
+            raise ConfigError("a speed-up budget needs a teacher that runs on the target")
+        return {"p99": teacher.percentile(99.0) / self.speedup}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a student must meet to be accepted."""
+
+    latency_ms: LatencyBudget
+    max_accuracy_drop: float = 0.01  # of the task's metric, against the teacher
+    size_mb: float | None = None
+    confidence: float = 0.95  # of the upper bound that is held against a latency limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """A budget in absolute numbers for one runtime: what a latency is judged by."""
+
+    latency_ms: dict[str, float]
+    confidence: float
+    size_mb: float | None = None
+
+    def breaches(self, latency: Latency, size_bytes: int) -> tuple[str, ...]:
+        """Name every limit that is not met with the stated confidence; none means it fits."""
+        found = []
+        for name, limit_ms in self.latency_ms.items():
+            bound_ms = latency.upper_bound(_RANKS[name], self.confidence)
+            if bound_ms > limit_ms:
+                found.append(f"{name} <= {bound_ms:.3f} ms at {self.confidence:.0%}, limit {limit_ms:.3f} ms")
+        if self.size_mb is not None and size_bytes > self.size_mb * 1e6:
+            found.append(f"size {size_bytes / 1e6:.2f} MB, limit {self.size_mb:g} MB")
+        return tuple(found)
+
+    def tightness(self, latency: Latency) -> float:
+        """Return the largest measured / allowed ratio; at most 1 where everything fits."""
+        return max(
+            latency.upper_bound(_RANKS[name], self.confidence) / limit_ms
+            for name, limit_ms in self.latency_ms.items()
+        )

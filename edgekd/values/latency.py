@@ -1,0 +1,71 @@
+"""Measured latency: every raw sample, and what may be concluded from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgekd.values.conditions import Conditions, Trust
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How samples are taken; part of a number's identity."""
+
+    version: int = 1
+    launches: int = 3  # fresh processes an engine
+    blocks: int = 4  # turns an engine gets within a launch, interleaved with the others
+    samples: int = 100  # inferences a block
+    warmup_ms: float = 60.0  # at least this long, then until two windows agree
+    seed: int = 0  # order of the engines within a round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Wall-clock inference times in run order, input copy and output copy included."""
+
+    samples_ms: tuple[float, ...]
+    cpu_ms: tuple[float, ...]  # thread CPU time of the same inferences
+    protocol: Protocol
+    conditions: Conditions
+    trust: Trust
+
+    @cached_property
+    def _ordered_ms(self) -> list[float]:
+        return sorted(self.samples_ms)
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean of the samples."""
+        return math.fsum(self.samples_ms) / len(self.samples_ms)
+
+    def percentile(self, rank: float) -> float:
+        """Return the nearest-rank percentile in ms, `rank` in (0, 100]."""
+        at = math.ceil(rank / 100 * len(self.samples_ms))
+        return self._ordered_ms[max(at, 1) - 1]
+
+    def upper_bound(self, rank: float, confidence: float = 0.95) -> float:
+        """Return a one-sided upper confidence bound of a percentile in ms.
+
+        Distribution-free: the k-th order statistic, with the smallest k such that
+        P(Binomial(n, rank) < k) >= confidence. With too few samples for that, infinity.
+        Samples are taken as exchangeable, which is why they are spread over launches.
+        """
+        at = order_statistic(len(self.samples_ms), rank / 100, confidence)
+        return math.inf if at is None else self._ordered_ms[at - 1]
+
+
+def order_statistic(count: int, quantile: float, confidence: float) -> int | None:
+    """Return k (1-based) so that the k-th smallest of `count` samples bounds `quantile` from above."""
+    below = 0.0  # P(Binomial(count, quantile) < k)
+    for k in range(1, count + 1):
+        below += math.exp(_log_binomial(count, k - 1, quantile))
+        if below >= confidence:
+            return k
+    return None
+
+
+def _log_binomial(count: int, hits: int, chance: float) -> float:
+    ways = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
+    return ways + hits * math.log(chance) + (count - hits) * math.log1p(-chance)

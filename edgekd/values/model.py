@@ -1,0 +1,67 @@
+"""A model file, what it takes and gives, and what a runtime made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from edgekd.values.artifact import Artifact
+
+
+class Precision(Enum):
+    """The arithmetic of the compiled file."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output; a `None` dimension is dynamic."""
+
+    name: str
+    dtype: str  # numpy's name: float32, int64, ...
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a model takes and gives, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A portable model file (.onnx, or .xml with its .bin) and the precision it was made for.
+
+    An int8 model carries its quantisation inside: Q/DQ in ONNX, FakeQuantize in OpenVINO IR.
+    """
+
+    file: Artifact
+    weights: Artifact | None = None  # the .bin beside an OpenVINO .xml
+    precision: Precision = Precision.FP32
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all its files on disk."""
+        return self.file.size_bytes + (self.weights.size_bytes if self.weights else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A model, the runtime that compiles it and the settings it runs with: what is measured and shipped."""
+
+    model: Model
+    runtime: str
+    precision: Precision
+    threads: int = 1
+    shapes: dict[str, tuple[int, ...]] | None = None  # for inputs of dynamic shape; unknown dimensions are 1
+
+    @property
+    def name(self) -> str:
+        """`openvino/int8`."""
+        return f"{self.runtime}/{self.precision.value}"

@@ -1,0 +1,118 @@
+"""What the host asks of a worker and what it answers: the messages on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.values.artifact import Artifact
+from edgekd.values.conditions import Conditions
+from edgekd.values.model import Engine, Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOrder:
+    """Ask for the machine's conditions and for a real inference on each runtime named."""
+
+    runtimes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeHealth:
+    """What came of running a three-operator model and comparing it with numpy."""
+
+    name: str
+    version: str  # empty where it does not import
+    works: bool
+    max_error: float | None = None  # against numpy
+    problem: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReply:
+    """The machine as the worker sees it."""
+
+    conditions: Conditions
+    runtimes: tuple[RuntimeHealth, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOrder:
+    """Check a model file against hostile content and read its signature, in the child."""
+
+    model: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOrder:
+    """Load an engine and get it ready for inference; the worker keeps it open."""
+
+    engine: Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenReply:
+    """The engine is open."""
+
+    signature: Signature
+    open_ms: float  # reading, compiling and the first inference
+    memory_mib: float  # growth of the worker's resident memory while opening
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUpOrder:
+    """Run the open engine until it is stationary."""
+
+    least_ms: float
+    seed: int  # of the inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOrder:
+    """Time inferences of the open engine."""
+
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReply:
+    """Times in run order; inputs and outputs are copied as an application would."""
+
+    wall_ns: tuple[int, ...]
+    cpu_ns: tuple[int, ...]
+    conditions: Conditions
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferOrder:
+    """Run the open engine over a folder of inputs.
+
+    `inputs` maps input names to .npy files whose first axis counts the inferences; each row is one whole
+    input tensor. Outputs are written as .npy files of the same length under `folder`.
+    """
+
+    inputs: dict[str, Artifact]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferReply:
+    """One .npy file an output, rows in the order of the inputs."""
+
+    outputs: dict[str, Artifact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOrder:
+    """Turn a float model into an int8 one for a runtime, calibrated on .npy inputs (rows are whole tensors)."""
+
+    model: Artifact
+    calibration: dict[str, Artifact]
+    folder: Path
+    runtime: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """An order that gives nothing back."""
