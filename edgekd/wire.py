@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -29,6 +30,18 @@ R = TypeVar("R")
 
 _REPLY_LIMIT_BYTES = 256 << 20
 _STDERR_TAIL_BYTES = 2000
+_DEATH_S = 5.0  # a child that closed its end of the wire has this long to be gone
+_ROOT = str(Path(__file__).resolve().parents[1])
+# `python -m` would look for modules in the current folder first, where a user's own numpy.py may lie.
+_START = """
+import runpy, sys
+root, module = sys.argv[1:3]
+del sys.argv[1:3]
+sys.path = [entry for entry in sys.path if entry]
+if root not in sys.path:
+    sys.path.insert(0, root)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +107,11 @@ class Child:
     def __init__(self, module: str, *, memory_mib: int = 8192, threads: int | None = None) -> None:
         self._name = module
         self._asked = 0
+        self._closed = False
         self._buffer = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "--memory-mib", str(memory_mib)],
+            [sys.executable, "-c", _START, _ROOT, module, "--memory-mib", str(memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -131,7 +145,10 @@ class Child:
 
     def close(self) -> None:
         """End the child and everything it started."""
-        with contextlib.suppress(ProcessLookupError):
+        if self._closed:  # the process id may be another's by now
+            return
+        self._closed = True
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
@@ -153,11 +170,12 @@ class Child:
             data = json.loads(line)
             if data["id"] != self._asked:
                 raise ValueError(f"reply to order {data['id']}, not {self._asked}")
-            if "error" in data:
-                raise _error_from(data["error"])
-            return decode(reply, data["reply"], name)
+            if "error" not in data:
+                return decode(reply, data["reply"], name)
+            raised = _error_from(data["error"])
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise WorkerDied(f"{self._name} answered nonsense to {name!r}", cause=str(error)[:500]) from error
+        raise raised
 
     def _line(self, name: str, deadline: float) -> bytes:
         pipe = self._process.stdout
@@ -181,7 +199,11 @@ class Child:
         return line
 
     def _death(self, name: str) -> EdgekdError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=_DEATH_S)
+        except subprocess.TimeoutExpired:  # it shut the wire and lives on
+            self.close()
+            return WorkerDied(f"{self._name} stopped answering while it carried out {name!r}", cause="killed")
         tail = self._stderr_tail()
         self.close()
         if code == -signal.SIGKILL:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol as Interface
 
+from edgekd.errors import DeviceError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Signature
 from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.target import Target
 
 
-class Device(Interface):
+class Device(AbstractContextManager["Device"], Interface):
     """What every device offers; each call runs in processes of its own, on the device."""
 
     name: str
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall time that orders have taken so far."""
 
     def probe(self) -> ProbeReply:
         """Say what the machine is, and which runtimes really work there."""
@@ -42,3 +49,21 @@ class Device(Interface):
 
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run inputs (one .npy a tensor, a row an inference) through the compiled file; outputs likewise."""
+
+
+def connect(target: Target) -> Device:
+    """Reach the device of a target.
+
+    Raises:
+        DeviceError: no device of that name can be reached.
+
+    """
+    if target.device != "local":
+        raise DeviceError(
+            f"no device is called {target.device!r}",
+            cause="devices over SSH are not in this version",
+            mend='write device = "local"',
+        )
+    from edgekd.devices.local import LocalDevice
+
+    return LocalDevice(target)

@@ -1,0 +1,15 @@
+"""Knowledge from a teacher into a student: what is tapped, how it is compared, and the loop that trains.
+
+    losses/         pure functions (student, teacher, batch) -> scalar, and LOSSES, the table that names them
+    knowledge.py    Knowledge = student tap + teacher tap + adapter + loss + weight
+    views.py        augmentation as a pure function of (sample, view, seed): the same for teacher and student
+    teachers.py     where knowledge comes from
+    arithmetic.py   bf16 and memory layout, where they pay
+    optimization.py optimizer, schedule, averaged weights
+    checkpoints.py  weights and training states in safetensors
+    loop.py         the one training loop
+
+The scheme is offline: a frozen teacher, whose outputs are cached by view. A new method is one function in
+`losses/` and one line in its table; a teacher of another kind is one more function in `teachers.py` that gives
+outputs by tap; who trains when belongs to `loop.py`'s `Lesson`.
+"""

@@ -48,11 +48,13 @@ def disk_full_is_an_error(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise ResourcesExhausted(
-            f"cannot write {path}",
-            cause=error.strerror or "the disk is full",
-            mend="free some space and give the same command again: it goes on where it was",
-        ) from error
+        raise disk_full(path, error.strerror or "the disk is full") from error
+
+
+def disk_full(path: Path, cause: str) -> ResourcesExhausted:
+    """Say that there is no room for `path`."""
+    mend = "free some space and give the same command again: it goes on where it was"
+    return ResourcesExhausted(f"cannot write {path}", cause=cause, mend=mend)
 
 
 def _sync(path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from edgekd.errors import IntegrityError
-from edgekd.store.files import disk_full_is_an_error
+from edgekd.errors import ConfigError, EdgekdError, IntegrityError, UsageError
+from edgekd.store.files import disk_full, disk_full_is_an_error
 from edgekd.values.codec import decode, encode
 from edgekd.values.trial import History, Trial
 
@@ -30,7 +30,10 @@ class TrialLog:
         """Return the trials of the job with this fingerprint."""
         with self._connection() as connection:
             rows = connection.execute("SELECT trial FROM trials WHERE job = ? ORDER BY id", (job,)).fetchall()
-        return History(trials=tuple(decode(Trial, json.loads(text), "trial") for (text,) in rows))
+        try:
+            return History(trials=tuple(decode(Trial, json.loads(text), "trial") for (text,) in rows))
+        except (ConfigError, ValueError, TypeError) as error:
+            raise self._unusable(str(error)) from error
 
     def record(self, job: str, trial: Trial) -> None:
         """Append one trial; it is on disk when this returns."""
@@ -39,16 +42,14 @@ class TrialLog:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=30.0)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            with connection:
-                yield connection
+            with closing(sqlite3.connect(self.path, timeout=30.0)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                with connection:
+                    yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
-        finally:
-            connection.close()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
@@ -64,9 +65,14 @@ class TrialLog:
         connection.execute("CREATE INDEX IF NOT EXISTS trials_of_job ON trials (job)")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
+    def _explained(self, error: sqlite3.DatabaseError) -> EdgekdError:
         if "full" in str(error):
-            return OSError(28, "No space left on device", str(self.path))
-        return IntegrityError(
-            f"the trial log {self.path} cannot be used", cause=str(error), mend="move it away and run again"
-        )
+            return disk_full(self.path, str(error))
+        if "locked" in str(error):
+            mend = "wait for it to end, or give another --out"
+            return UsageError(f"another edgekd writes to {self.path}", cause=str(error), mend=mend)
+        return self._unusable(str(error))
+
+    def _unusable(self, cause: str) -> IntegrityError:
+        mend = "move it away and run again: what was trained and exported is kept elsewhere"
+        return IntegrityError(f"the trial log {self.path} cannot be used", cause=cause, mend=mend)

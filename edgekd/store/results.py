@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from edgekd.values.codec import decode, fingerprint, plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_ARTIFACT = {"path", "sha256"}
 
 Stage = Callable[Concatenate[Path, P], R]
 
@@ -41,7 +45,7 @@ class Store:
             kept = self._kept(stage, folder)
             if kept is None:
                 kept = stage(folder, *inputs, **options)
-                write_text(folder / "result.json", json.dumps(_inside(folder, plain(kept)), indent=1))
+                write_text(folder / "result.json", json.dumps(self._moveable(folder, plain(kept)), indent=1))
         return kept
 
     def folder_of(self, stage: Stage[P, R], *inputs: P.args, **options: P.kwargs) -> Path:
@@ -56,39 +60,41 @@ class Store:
             data = _outside(folder, json.loads(done.read_text(encoding="utf-8")))
             _verify(data)
             kept: R = decode(get_type_hints(stage)["return"], data, stage.__name__)
-        except (EdgekdError, ValueError):  # torn, tampered with or of an older shape: make it anew
+        except (EdgekdError, ValueError, TypeError):  # torn, tampered with or of an older shape: make it anew
             done.unlink()
             return None
         return kept
+
+    def _moveable(self, folder: Path, data: Any) -> Any:
+        """Make the paths of artifacts within the store relative to the result, so that it can be moved."""
+        if isinstance(data, dict):
+            if data.keys() == _ARTIFACT and Path(data["path"]).is_relative_to(self.root):
+                return {**data, "path": os.path.relpath(data["path"], folder)}
+            return {key: self._moveable(folder, item) for key, item in data.items()}
+        return [self._moveable(folder, item) for item in data] if isinstance(data, list) else data
 
 
 def _key(stage: Callable[..., object], inputs: tuple[Any, ...], options: dict[str, Any]) -> str:
     module = sys.modules[stage.__module__]
     tools = [importlib.metadata.version(name) for name in getattr(module, "TOOLS", ())]
     version = getattr(module, "VERSION", 1)
-    return fingerprint([stage.__module__, stage.__name__, version, tools, list(inputs), options])
-
-
-def _inside(folder: Path, data: Any) -> Any:
-    """Make the paths of artifacts relative to the result's folder, so that a store can be moved."""
-    if isinstance(data, dict):
-        if data.keys() == {"path", "sha256"} and Path(data["path"]).is_relative_to(folder):
-            return {**data, "path": str(Path(data["path"]).relative_to(folder))}
-        return {key: _inside(folder, item) for key, item in data.items()}
-    return [_inside(folder, item) for item in data] if isinstance(data, list) else data
+    call = inspect.signature(stage).bind(Path(), *inputs, **options)
+    call.apply_defaults()  # so that a call means the same however it is written, and a changed default counts
+    named = list(call.arguments.items())[1:]  # all but the folder
+    return fingerprint([stage.__module__, stage.__name__, version, tools, named])
 
 
 def _outside(folder: Path, data: Any) -> Any:
     if isinstance(data, dict):
-        if data.keys() == {"path", "sha256"}:
-            return {**data, "path": str(folder / data["path"])}
+        if data.keys() == _ARTIFACT:
+            return {**data, "path": os.path.normpath(folder / data["path"])}
         return {key: _outside(folder, item) for key, item in data.items()}
     return [_outside(folder, item) for item in data] if isinstance(data, list) else data
 
 
 def _verify(data: Any) -> None:
     if isinstance(data, dict):
-        if data.keys() == {"path", "sha256"}:
+        if data.keys() == _ARTIFACT:
             Artifact(path=Path(data["path"]), sha256=data["sha256"]).verified()
         for item in data.values():
             _verify(item)

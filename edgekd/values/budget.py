@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edgekd.errors import ConfigError
@@ -27,8 +28,10 @@ class LatencyBudget:
                 "[budget.latency_ms] must hold percentiles or a speed-up, one of the two",
                 mend="write latency_ms = { p99 = 2.0 } or latency_ms = { speedup = 4.0 }",
             )
-        if any(limit <= 0 for limit in (*absolute, *([self.speedup] if self.speedup else []))):
-            raise ConfigError("[budget.latency_ms] must be positive")
+        for name in (*_RANKS, "speedup"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"[budget.latency_ms] {name} must be above 0", cause=f"it is {value}")
 
     def limits(self, teacher: Latency | None = None) -> dict[str, float]:
         """Return limits in ms by percentile name; a speed-up is taken from the teacher's p99."""
@@ -48,6 +51,21 @@ class Budget:
     size_mb: float | None = None
     confidence: float = 0.95  # of the upper bound that is held against a latency limit
 
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:  # noqa: PLR2004 - below it, the bound lies under the estimate
+            mend = "0.95 is usual"
+            raise ConfigError(
+                "[budget] confidence must lie in [0.5, 1)", cause=f"it is {self.confidence}", mend=mend
+            )
+        if not 0 <= self.max_accuracy_drop < 1:
+            raise ConfigError(
+                "[budget] max_accuracy_drop must lie in [0, 1)",
+                cause=f"it is {self.max_accuracy_drop}",
+                mend="write a share, not percent: one point is 0.01",
+            )
+        if self.size_mb is not None and not self.size_mb > 0:
+            raise ConfigError("[budget] size_mb must be above 0", cause=f"it is {self.size_mb}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -62,7 +80,10 @@ class Limits:
         found = []
         for name, limit_ms in self.latency_ms.items():
             bound_ms = latency.upper_bound(_RANKS[name], self.confidence)
-            if bound_ms > limit_ms:
+            if math.isinf(bound_ms):
+                count = len(latency.samples_ms)
+                found.append(f"{count} samples are too few to bound {name} at {self.confidence:.0%}")
+            elif bound_ms > limit_ms:
                 found.append(f"{name} <= {bound_ms:.3f} ms at {self.confidence:.0%}, limit {limit_ms:.3f} ms")
         if self.size_mb is not None and size_bytes > self.size_mb * 1e6:
             found.append(f"size {size_bytes / 1e6:.2f} MB, limit {self.size_mb:g} MB")

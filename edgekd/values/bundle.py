@@ -1,12 +1,17 @@
-"""The deliverable's manifest."""
+"""The deliverable: what goes into a bundle, its manifest, and what checking one says."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
+from edgekd.values.artifact import Artifact
+from edgekd.values.budget import Limits
 from edgekd.values.conditions import Conditions, Trust
-from edgekd.values.latency import Protocol
-from edgekd.values.model import Precision
+from edgekd.values.latency import Latency, Protocol
+from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.preprocess import Preprocess
 from edgekd.values.student import StudentSpec
 
 SCHEMA_VERSION = 1
@@ -29,6 +34,44 @@ class LatencySummary:
     conditions: Conditions
 
 
+def summarise(latency: Latency, confidence: float) -> LatencySummary:
+    """Boil a latency down, with its p99 bounded from above at `confidence`."""
+    p99_upper = latency.upper_bound(99.0, confidence)
+    return LatencySummary(
+        p50=latency.percentile(50.0),
+        p90=latency.percentile(90.0),
+        p95=latency.percentile(95.0),
+        p99=latency.percentile(99.0),
+        p99_upper=p99_upper if math.isfinite(p99_upper) else None,
+        mean=latency.mean_ms,
+        confidence=confidence,
+        samples=len(latency.samples_ms),
+        protocol=latency.protocol,
+        trust=latency.trust,
+        conditions=latency.conditions,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far a compiled file's outputs lie from the reference's, on the same inputs."""
+
+    max_error: float  # largest absolute difference of an output
+    scale: float  # largest absolute reference output
+    changed_labels: int
+    samples: int
+
+    @property
+    def relative_error(self) -> float:
+        """`max_error / scale`."""
+        return self.max_error / self.scale if self.scale else self.max_error
+
+    @property
+    def agreement(self) -> float:
+        """Share of the samples that keep their label."""
+        return 1 - self.changed_labels / self.samples
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One file of the bundle on one runtime: its latency and the accuracy of that same file."""
@@ -39,6 +82,12 @@ class Deployment:
     files: tuple[str, ...]  # the first is the one to load; each is in the manifest's `files`
     latency: LatencySummary
     accuracy: float  # test metric of this very file
+    parity: Parity | None = None  # against torch, on real images
+
+    @property
+    def name(self) -> str:
+        """`openvino/int8`."""
+        return f"{self.runtime}/{self.precision.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +121,75 @@ class Manifest:
     calibration_sha256: str
     tools: dict[str, str]  # name -> version, on the host
     seed: int
+    command: str = ""  # that makes this bundle again
+    teacher_latency: LatencySummary | None = None  # on the accepted deployment's runtime and threads
+
+    @property
+    def accepted(self) -> Deployment:
+        """What was measured to meet the budget."""
+        return self.deployments[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """An engine that goes into the bundle, with what was measured on that very file."""
+
+    engine: Engine
+    latency: Latency
+    accuracy: float  # test metric
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleContent:
+    """Everything a bundle is made of."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    spec: StudentSpec
+    source: Model  # the portable ONNX: fp32, or with explicit Q/DQ
+    shipped: tuple[Shipped, ...]  # the accepted one first
+    preprocess: Preprocess
+    limits: Limits
+    accuracy: Accuracies
+    teacher_sha256: str
+    data_sha256: str
+    job_sha256: str
+    calibration_sha256: str
+    tools: dict[str, str]
+    seed: int
+    samples: Artifact | None = None  # .npz that `stages.bundle.save_samples` wrote
+    command: str = ""
+    teacher_latency: Latency | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at; `passed` is None where it could not be done here."""
+
+    name: str
+    passed: bool | None
+    detail: str
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What checking a bundle found; a failed digest never gets this far."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.passed is not False for check in self.checks)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from edgekd.errors import ConfigError
 from edgekd.values.artifact import Artifact
 
 T = TypeVar("T")
+
+_WORDS: dict[Any, str] = {str: "a string", int: "a whole number", bool: "true or false"}
+_LARGEST = sys.float_info.max
 
 
 def plain(value: object) -> Any:
@@ -101,7 +105,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return _decode_tuple(arguments, data, where)
     if origin is dict:
         _expect(isinstance(data, Mapping), "a table", data, where)
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
+        return {str(key): _decode(arguments[1], item, _join(where, key)) for key, item in data.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, data, where)
     return _decode_scalar(kind, data, where)
@@ -122,7 +126,7 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
         if key not in fields:
             raise ConfigError(f"unknown key {key!r}{_in(where)}", mend=did_you_mean(str(key), list(fields)))
     hints = typing.get_type_hints(kind)
-    given = {key: _decode(hints[key], item, f"{where}.{key}".lstrip(".")) for key, item in data.items()}
+    given = {key: _decode(hints[key], item, _join(where, key)) for key, item in data.items()}
     for name, field in fields.items():
         optional = (
             field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
@@ -141,16 +145,27 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is Path:
         _expect(isinstance(data, str), "a path", data, where)
         return Path(data)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+    if kind is float:
+        return _decode_float(data, where)
     right = isinstance(data, kind) and (kind is bool or not isinstance(data, bool))
-    _expect(right, f"a {kind.__name__}", data, where)
+    _expect(right, _WORDS.get(kind, f"a {kind.__name__}"), data, where)
     return data
+
+
+def _decode_float(data: Any, where: str) -> float:
+    _expect(isinstance(data, (int, float)) and not isinstance(data, bool), "a number", data, where)
+    # TOML has nan and inf; neither is a limit, a weight or a time, and both slip through comparisons.
+    _expect(-_LARGEST <= data <= _LARGEST, "a finite number", data, where)
+    return float(data)
 
 
 def _expect(holds: bool, wanted: str, data: Any, where: str) -> None:  # noqa: FBT001 - an assertion with words
     if not holds:
         raise ConfigError(f"{where or 'the value'} must be {wanted}", cause=f"it is {data!r}"[:200])
+
+
+def _join(where: str, key: object) -> str:
+    return f"{where}.{key}" if where else str(key)
 
 
 def _in(where: str) -> str:

@@ -20,6 +20,10 @@ class TeacherSection:
     epochs: int = 0  # of supervised training before it teaches: from scratch, or fine-tuning given weights
     learning_rate: float = 0.05
 
+    def __post_init__(self) -> None:
+        _require("[teacher] epochs must be at least 0", self.epochs, holds=self.epochs >= 0)
+        _require("[teacher] learning_rate must be above 0", self.learning_rate, holds=self.learning_rate > 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSection:
@@ -37,8 +41,16 @@ class TaskSection:
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
             raise ConfigError(f"there is no task {self.kind!r}", mend=did_you_mean(self.kind, TASKS))
-        if not 0 < self.validation < 1:
-            raise ConfigError("[task] validation must lie between 0 and 1", cause=f"it is {self.validation}")
+        _require("[task] validation must lie between 0 and 1", self.validation, holds=0 < self.validation < 1)
+        _require("[task] crop must be at least 0", self.crop, holds=self.crop >= 0)
+        side = self.resolution
+        _require("[task] resolution must be at least 1", side, holds=side is None or side >= 1)
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("[task] mean and std belong together", mend="give both, or neither")
+        if self.mean is not None and self.std is not None:
+            same = len(self.mean) == len(self.std) and len(self.mean) in (1, 3)
+            _require("[task] mean and std need a value a channel, 1 or 3 each", self.std, holds=same)
+            _require("[task] std must be above 0", self.std, holds=all(value > 0 for value in self.std))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,10 @@ class TargetSection:
     device: str = "local"
     runtimes: tuple[str, ...] = ()  # none: all of the profile's
     threads: int | None = None  # None: the profile's
+
+    def __post_init__(self) -> None:
+        holds = self.threads is None or self.threads >= 1
+        _require("[target] threads must be at least 1", self.threads, holds=holds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +79,9 @@ class SearchSection:
 
     def __post_init__(self) -> None:
         for name in ("trials", "finalists", "probes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"[search] {name} must be at least 1", cause=f"it is {getattr(self, name)}")
+            value = getattr(self, name)
+            _require(f"[search] {name} must be at least 1", value, holds=value >= 1)
+        _require("[search] families must name at least one", self.families, holds=bool(self.families))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +105,19 @@ class DistillationSection:
         if self.optimizer not in ("sgd", "adamw"):
             mend = did_you_mean(self.optimizer, ["sgd", "adamw"])
             raise ConfigError(f"there is no optimizer {self.optimizer!r}", mend=mend)
-        if self.epochs < 1 or self.short_epochs < 1 or self.views < 1 or self.batch < 1:
-            raise ConfigError("[distillation] epochs, short_epochs, views and batch must be at least 1")
+        for name in ("epochs", "short_epochs", "views", "batch"):
+            value = getattr(self, name)
+            _require(f"[distillation] {name} must be at least 1", value, holds=value >= 1)
+        for name in ("temperature", "learning_rate", "clip"):
+            value = getattr(self, name)
+            _require(f"[distillation] {name} must be above 0", value, holds=value > 0)
+        for name in ("weight_decay", "mixup"):
+            value = getattr(self, name)
+            _require(f"[distillation] {name} must be at least 0", value, holds=value >= 0)
+        _require("[distillation] ema must lie in [0, 1)", self.ema, holds=0 <= self.ema < 1)
+        weights = self.losses.values()
+        holds = any(weight > 0 for weight in weights) and all(weight >= 0 for weight in weights)
+        _require("[distillation] losses need weights of at least 0, one above it", self.losses, holds=holds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +130,8 @@ class Job:
     target: TargetSection = field(default_factory=TargetSection)
     search: SearchSection = field(default_factory=SearchSection)
     distillation: DistillationSection = field(default_factory=DistillationSection)
+
+
+def _require(what: str, value: object, *, holds: bool) -> None:
+    if not holds:
+        raise ConfigError(what, cause=f"it is {value}")

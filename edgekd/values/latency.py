@@ -42,7 +42,7 @@ class Latency:
 
     def percentile(self, rank: float) -> float:
         """Return the nearest-rank percentile in ms, `rank` in (0, 100]."""
-        at = math.ceil(rank / 100 * len(self.samples_ms))
+        at = math.ceil(rank * len(self.samples_ms) / 100)  # in this order: 7 / 100 * 100 is not 7
         return self._ordered_ms[max(at, 1) - 1]
 
     def upper_bound(self, rank: float, confidence: float = 0.95) -> float:

@@ -1,0 +1,17 @@
+"""The console script: `edgekd`, or `python -m edgekd`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    from edgekd.cli.ending import ending
+
+    with ending():
+        from edgekd.cli import app
+
+        app(prog_name="edgekd")
+
+
+if __name__ == "__main__":
+    main()

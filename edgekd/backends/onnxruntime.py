@@ -1,0 +1,106 @@
+"""ONNX Runtime on the CPU: fp32, and int8 from explicit Q/DQ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgekd.backends import check_precision, settled
+from edgekd.errors import BuildError
+from edgekd.timing.session import Tensors
+from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+
+_FATAL_ONLY = 4
+_DTYPES = {
+    "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool",
+    "string": "object", "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
+    "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
+}  # fmt: skip
+
+
+def version() -> str:
+    """Return ONNX Runtime's version."""
+    return str(ort.__version__)
+
+
+def precisions() -> tuple[Precision, ...]:
+    """Return what the CPU provider computes in."""
+    return (Precision.FP32, Precision.INT8)
+
+
+@contextmanager
+def open(engine: Engine) -> Iterator[OrtSession]:  # noqa: A001 - the name every backend offers
+    """Compile a .onnx with the CPU provider.
+
+    Raises:
+        BuildError: ONNX Runtime refuses the model or the precision.
+
+    """
+    check_precision(engine, precisions())
+    path = engine.model.file.path
+    if path.suffix != ".onnx":
+        raise BuildError(f"onnxruntime cannot read {path.name}", mend="give it an .onnx file")
+    try:
+        compiled = ort.InferenceSession(
+            str(path), sess_options=_options(engine.threads), providers=["CPUExecutionProvider"]
+        )
+        session = OrtSession(compiled, engine)
+    except BuildError:
+        raise
+    except Exception as error:  # its exceptions share no base of their own
+        raise BuildError(f"onnxruntime cannot compile {path.name}", cause=str(error)[:1000]) from error
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+class OrtSession:
+    """An `InferenceSession` with one thread pool that sleeps when it has nothing to do."""
+
+    real_time = True
+
+    def __init__(self, compiled: Any, engine: Engine) -> None:
+        self._compiled = compiled
+        self._run = compiled.run
+        # A pool's threads cannot be told from the process's others; alone, the calling thread does it all.
+        self.cpu_clock_ns = time.thread_time_ns if engine.threads == 1 else time.process_time_ns
+        self.clock_ns = time.perf_counter_ns
+        self.signature = Signature(
+            inputs=settled([_spec(argument) for argument in compiled.get_inputs()], engine.shapes or {}),
+            outputs=tuple(_spec(argument) for argument in compiled.get_outputs()),
+        )
+        self._names = [spec.name for spec in self.signature.outputs]
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Run one inference; ONNX Runtime gives arrays of its own."""
+        return dict(zip(self._names, self._run(self._names, feeds)))
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        del self._run, self._compiled
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL_ONLY
+    # Spinning threads take the cores from whoever runs next: another session, or the application itself.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _spec(argument: Any) -> TensorSpec:
+    kind = argument.type
+    if not kind.startswith("tensor("):
+        raise BuildError(f"{argument.name!r} is a {kind}", mend="export the model with tensors only")
+    shape = tuple(size if isinstance(size, int) else None for size in argument.shape or ())
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    return TensorSpec(name=argument.name, dtype=_DTYPES.get(inner, inner), shape=shape)

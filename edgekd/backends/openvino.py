@@ -1,0 +1,145 @@
+"""OpenVINO on the CPU: fp32, bf16 where the processor has it, and int8 from FakeQuantize or Q/DQ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from edgekd.backends import check_precision, settled
+from edgekd.errors import BuildError, ModelError
+from edgekd.timing.session import Tensors
+from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+
+# int8 layers run beside fp32 ones: on small networks that was faster than beside bf16 ones, which need
+# conversions around every int8 layer. Left to itself, OpenVINO takes bf16 wherever the processor has it.
+_ARITHMETIC = {Precision.FP32: ov.Type.f32, Precision.BF16: ov.Type.bf16, Precision.INT8: ov.Type.f32}
+
+
+def version() -> str:
+    """Return OpenVINO's version."""
+    return str(ov.__version__)
+
+
+@cache
+def precisions() -> tuple[Precision, ...]:
+    """Return what the CPU plugin computes in on this processor."""
+    capable = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    named = {Precision.FP32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+    return tuple(precision for precision, name in named.items() if name in capable)
+
+
+@contextmanager
+def open(engine: Engine) -> Iterator[OvSession]:  # noqa: A001 - the name every backend offers
+    """Compile an .onnx or .xml for the CPU plugin.
+
+    Raises:
+        BuildError: OpenVINO refuses the model or the precision.
+
+    """
+    check_precision(engine, precisions())
+    path = engine.model.file.path
+    if path.suffix not in {".onnx", ".xml"}:
+        raise BuildError(f"openvino cannot read {path.name}", mend="give it an .onnx or an .xml file")
+    try:
+        core = ov.Core()
+        model = core.read_model(str(path))
+        _settle_shapes(model, engine.shapes or {})
+        session = OvSession(core.compile_model(model, "CPU", _settings(engine)), engine.threads)
+    except BuildError:
+        raise
+    except Exception as error:  # it raises RuntimeError, TypeError and its own, from several layers
+        raise BuildError(f"openvino cannot compile {path.name}", cause=str(error)[:1000]) from error
+    del model
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def read_signature(path: Path) -> Signature:
+    """Read what a model takes and gives without compiling it.
+
+    Raises:
+        ModelError: OpenVINO cannot read it.
+
+    """
+    try:
+        model = ov.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise ModelError(f"openvino cannot read {path.name}", cause=str(error)[:1000]) from error
+    return _signature(model)
+
+
+def port_name(port: Any) -> str:
+    """Return the name that the model's author gave an input or output.
+
+    Where OpenVINO has fused nodes, a port has the names of all of them, and `any_name` is not always the one.
+    """
+    own = str(port.node.friendly_name).removesuffix("/sink_port_0")
+    return own if own in port.names else str(port.any_name)
+
+
+class OvSession:
+    """One infer request; inputs are copied in and outputs copied out."""
+
+    real_time = True
+
+    def __init__(self, compiled: Any, threads: int) -> None:
+        self._request = compiled.create_infer_request()
+        self._compiled = compiled
+        self.signature = _signature(compiled)
+        self._inputs = [spec.name for spec in self.signature.inputs]
+        self._outputs = [spec.name for spec in self.signature.outputs]
+        self.clock_ns = time.perf_counter_ns
+        # One stream of one thread runs in the calling thread; a pool can only be seen as a process.
+        self.cpu_clock_ns = time.thread_time_ns if threads == 1 else time.process_time_ns
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Run one inference."""
+        answers = self._request.infer([feeds[name] for name in self._inputs])
+        return dict(zip(self._outputs, answers.to_tuple()))
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        del self._request, self._compiled
+
+
+def _settings(engine: Engine) -> dict[str, object]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": engine.threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": _ARITHMETIC[engine.precision],
+    }
+
+
+def _settle_shapes(model: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Make every input shape static: a dynamic one compiles to slower code."""
+    settle = settled([_spec(port) for port in model.inputs], shapes)
+    if any(port.partial_shape.is_dynamic for port in model.inputs):
+        model.reshape({port: list(spec.shape) for port, spec in zip(model.inputs, settle)})
+
+
+def _signature(model: Any) -> Signature:
+    return Signature(inputs=tuple(map(_spec, model.inputs)), outputs=tuple(map(_spec, model.outputs)))
+
+
+def _spec(port: Any) -> TensorSpec:
+    sizes = port.partial_shape
+    known = () if sizes.rank.is_dynamic else sizes
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in known)
+    return TensorSpec(name=port_name(port), dtype=_dtype(port.element_type), shape=shape)
+
+
+def _dtype(kind: Any) -> str:
+    if kind == ov.Type.bf16:
+        return "bfloat16"
+    return "object" if kind == ov.Type.string else str(np.dtype(kind.to_dtype()))

@@ -1,0 +1,166 @@
+"""A shipped fake: real outputs from the ONNX reference, and a clock of its own that only inference moves.
+
+It lets a whole run be rehearsed anywhere, at once, with the same result each time. Its latency follows the
+graph (multiply-accumulates, nodes, precision), so that what is smaller is faster, as on a real device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from edgekd.backends import check_precision, settled
+from edgekd.errors import BuildError
+from edgekd.timing.session import Tensors
+from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+
+_MACS_PER_NS = {Precision.FP32: 20.0, Precision.BF16: 30.0, Precision.INT8: 60.0}
+_CALL_NS, _NODE_NS = 4_000, 1_000
+_NOISE = 0.01  # standard deviation of the logarithm
+_TAIL, _TAIL_FACTOR = 0.01, 1.08  # one inference in a hundred takes so much longer
+_KEPT = 16  # answers remembered: the timing loop asks the same few questions again and again
+_FREE = {"QuantizeLinear", "DequantizeLinear", "Constant", "Identity"}  # what a runtime fuses away
+
+
+def version() -> str:
+    """Return the version of the reference evaluator."""
+    return str(onnx.__version__)
+
+
+def precisions() -> tuple[Precision, ...]:
+    """Return what the fake pretends to compute in."""
+    return tuple(_MACS_PER_NS)
+
+
+@contextmanager
+def open(engine: Engine) -> Iterator[RehearsalSession]:  # noqa: A001 - the name every backend offers
+    """Read a .onnx into the reference evaluator.
+
+    Raises:
+        BuildError: it is no .onnx, or the evaluator refuses it.
+
+    """
+    check_precision(engine, precisions())
+    path = engine.model.file.path
+    if path.suffix != ".onnx":
+        raise BuildError(f"rehearsal cannot read {path.name}", mend="give it an .onnx file")
+    try:
+        session = RehearsalSession(onnx.load(str(path)), engine)
+    except BuildError:
+        raise
+    except Exception as error:  # protobuf's, the shape inference's and the evaluator's own
+        raise BuildError(f"rehearsal cannot read {path.name}", cause=str(error)[:1000]) from error
+    yield session
+
+
+class RehearsalSession:
+    """The reference evaluator with a clock that only `run` moves."""
+
+    real_time = False
+
+    def __init__(self, model: onnx.ModelProto, engine: Engine) -> None:
+        constants = {tensor.name for tensor in model.graph.initializer}
+        inputs = [_spec(value) for value in model.graph.input if value.name not in constants]
+        self.signature = Signature(
+            inputs=settled(inputs, engine.shapes or {}),
+            outputs=tuple(_spec(value) for value in model.graph.output),
+        )
+        self._evaluator = ReferenceEvaluator(model)
+        self._latency_ns = _latency_ns(model, self.signature, engine)
+        self._chance = random.Random(engine.model.file.sha256)  # noqa: S311 - noise, not a secret
+        self._kept: dict[bytes, list[Any]] = {}
+        self._now_ns = 0
+        self._threads = engine.threads
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Compute the outputs and let the clock pass."""
+        self._check(feeds)
+        key = _key(feeds)
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = self._evaluator.run(None, dict(feeds))
+        slow = _TAIL_FACTOR if self._chance.random() < _TAIL else 1.0
+        self._now_ns += round(self._latency_ns * slow * math.exp(self._chance.gauss(0.0, _NOISE)))
+        names = [spec.name for spec in self.signature.outputs]
+        return {name: np.array(answer) for name, answer in zip(names, self._kept[key])}
+
+    def clock_ns(self) -> int:
+        """Time passed in inference."""
+        return self._now_ns
+
+    def cpu_clock_ns(self) -> int:
+        """CPU time of all its threads, which are never idle."""
+        return self._now_ns * self._threads
+
+    def _check(self, feeds: Tensors) -> None:
+        """Refuse what a real runtime would refuse; the reference evaluator takes anything."""
+        for spec in self.signature.inputs:
+            given = feeds[spec.name]
+            if given.shape != spec.shape or given.dtype != np.dtype(spec.dtype):
+                raise ValueError(
+                    f"{spec.name!r} is {spec.dtype} {spec.shape}, not {given.dtype} {given.shape}"
+                )
+
+
+def _latency_ns(model: onnx.ModelProto, signature: Signature, engine: Engine) -> float:
+    nodes = sum(node.op_type not in _FREE for node in model.graph.node)
+    macs = sum(_macs_by_node(model, signature))
+    parallel = 1 + 0.8 * (engine.threads - 1)  # threads help the arithmetic, not the calls
+    return _CALL_NS + nodes * _NODE_NS + macs / _MACS_PER_NS[engine.precision] / parallel
+
+
+def _macs_by_node(model: onnx.ModelProto, signature: Signature) -> Iterator[int]:
+    """Count multiply-accumulates of convolutions and matrix products from inferred shapes."""
+    shapes = _shapes(model, signature)
+    for node in model.graph.node:
+        operands = [shapes.get(name, ()) for name in node.input]
+        out = shapes.get(node.output[0], ()) if node.output else ()
+        if node.op_type == "Conv" and len(operands) > 1:
+            yield math.prod(out) * math.prod(operands[1][1:])
+        elif node.op_type in {"Gemm", "MatMul"} and operands and operands[0]:
+            yield math.prod(out) * operands[0][-1]
+
+
+def _shapes(model: onnx.ModelProto, signature: Signature) -> dict[str, tuple[int, ...]]:
+    """Infer the shape of every tensor, with the inputs settled; unknown dimensions count as 1."""
+    settled_model = onnx.ModelProto()
+    settled_model.CopyFrom(model)
+    known = {spec.name: spec.shape for spec in signature.inputs}
+    del settled_model.graph.value_info[:]  # of the dynamic shapes; inferred anew below
+    for value in (*settled_model.graph.input, *settled_model.graph.output):
+        for at, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.Clear()
+            if value.name in known:
+                dim.dim_value = known[value.name][at] or 1
+    graph = onnx.shape_inference.infer_shapes(settled_model).graph
+    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        found.setdefault(value.name, tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim))
+    return found
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    if not kind.elem_type:
+        raise BuildError(f"{value.name!r} is not a tensor", mend="export the model with tensors only")
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)))
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)
+
+
+def _key(feeds: Tensors) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, array in feeds.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.digest()

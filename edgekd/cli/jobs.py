@@ -1,0 +1,144 @@
+"""Verbs about a job: run, plan, distill, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.cli.options import AsJson, JobArgument, Out, Overrides, Quiet, Verbose
+from edgekd.cli.progress import progress
+from edgekd.cli.show import show, this_command
+
+RUN = """\
+  [cyan]edgekd run digits[/cyan]
+  [cyan]edgekd run job.toml --out runs/today budget.latency_ms.p99=1.5 search.trials=4[/cyan]
+  [cyan]edgekd run job.toml --json | jq .latency_ms.p99_upper[/cyan]
+"""
+PLAN = """\
+  [cyan]edgekd plan job.toml[/cyan]
+  [cyan]edgekd plan job.toml budget.latency_ms.speedup=8 || echo out of reach[/cyan]
+"""
+DISTILL = """\
+  [cyan]edgekd distill job.toml --out student[/cyan]
+  [cyan]edgekd distill job.toml --student runs/job/bundle/manifest.json distillation.epochs=60[/cyan]
+"""
+REPORT = """\
+  [cyan]edgekd report runs/digits[/cyan]
+"""
+
+
+def run(
+    job: JobArgument,
+    overrides: Overrides = None,
+    *,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find, train, compile and measure a student until one meets the budget.
+
+    Writes DIR/bundle and DIR/report.html; DIR is runs/NAME unless given. Stopped at any moment, the same
+    command goes on where it was.
+    """
+    from edgekd.stages.configure import configure
+
+    asked = configure(job, overrides or ())
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        outcome = pipeline.run(
+            asked.job,
+            beside=asked.beside,
+            name=asked.name,
+            out=out or Path("runs") / asked.name,
+            command=this_command(),
+        )
+    from edgekd.cli import tables
+
+    show(outcome, tables.outcome, as_json=as_json)
+
+
+def plan(
+    job: JobArgument,
+    overrides: Overrides = None,
+    *,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say which budgets are within reach, before anything is trained.
+
+    Times a handful of untrained students on the target; a run in the same DIR uses what was measured.
+    Exit code 1: the budget is out of reach, and what would bring it within.
+    """
+    from edgekd.stages.configure import configure
+
+    asked = configure(job, overrides or ())
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        found = pipeline.plan(
+            asked.job, beside=asked.beside, name=asked.name, out=out or Path("runs") / asked.name
+        )
+    from edgekd.cli import tables
+
+    show(found, tables.plan, as_json=as_json)
+    raise typer.Exit(0 if found.reachable else 1)
+
+
+def distill(
+    job: JobArgument,
+    overrides: Overrides = None,
+    *,
+    student: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="The student to train: a spec, a bundle's manifest.json, or the JSON of a run.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train one student to match the job's teacher, without looking at the budget."""
+    from edgekd.stages.configure import configure, student_from
+
+    asked = configure(job, overrides or ())
+    spec = student_from(student) if student else None
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        made = pipeline.distill(
+            asked.job,
+            beside=asked.beside,
+            name=asked.name,
+            spec=spec,
+            out=out or Path("runs") / asked.name,
+        )
+    from edgekd.cli import tables
+
+    show(made, tables.fields, as_json=as_json)
+
+
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.", exists=True)],
+    *,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a run's report again: one HTML file that needs no network."""
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        page = pipeline.report(run_folder)
+    from edgekd.cli import tables
+
+    show({"report": page}, tables.fields, as_json=as_json)

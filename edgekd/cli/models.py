@@ -1,0 +1,259 @@
+"""Verbs about model files: profile, export, quantize, compile, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekd.cli.options import (
+    AsJson,
+    Out,
+    ProfileName,
+    Quiet,
+    Runtimes,
+    Shapes,
+    Threads,
+    Verbose,
+    choices_from,
+    precisions_from,
+    shapes_from,
+)
+from edgekd.cli.progress import progress
+from edgekd.cli.show import show, show_json
+
+if TYPE_CHECKING:
+    from edgekd.values.target import Target
+
+PROFILE = """\
+  [cyan]edgekd profile model.onnx[/cyan]
+  [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino --precision fp32,bf16[/cyan]
+  [cyan]edgekd profile bundle/model.onnx --threads 2 --json[/cyan]
+"""
+EXPORT = """\
+  [cyan]edgekd export models.py:resnet56 --weights w.safetensors --input images=1x3x32x32 --out exported[/cyan]
+  [cyan]edgekd export models.py:resnet56 --weights w.safetensors --input images=1x3x32x32 \\
+         --to onnx,openvino --precision fp32,int8 --calibrate images/ --out exported[/cyan]
+"""
+QUANTIZE = """\
+  [cyan]edgekd quantize model.onnx --runtime openvino --calibrate images/ --out int8[/cyan]
+"""
+COMPILE = """\
+  [cyan]edgekd compile model.onnx --runtime openvino --precision bf16 --out compiled[/cyan]
+"""
+VERIFY = """\
+  [cyan]edgekd verify runs/digits/bundle[/cyan]
+"""
+
+_FORMATS = ("onnx", "openvino")
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An .onnx file, or an OpenVINO .xml with its .bin.")
+]
+Runtime = Annotated[
+    str,
+    typer.Option("--runtime", metavar="NAME", help="onnxruntime or openvino.", rich_help_panel="The target"),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="DATA",
+        help="Real inputs for int8: a folder of images, or an .npz with an array an input.",
+        show_default=False,
+    ),
+]
+
+
+def profile(
+    model: Model,
+    *,
+    shape: Shapes = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="fp32, bf16, fp16 or int8; all float ones of the profile unless given.",
+            show_default=False,
+            rich_help_panel="The target",
+        ),
+    ] = None,
+    runtime: Runtimes = None,
+    threads: Threads = None,
+    profile_name: ProfileName = "x86-cpu",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a model's latency, with bounds and how far to trust them.
+
+    Needs no training and no job. Each runtime gets fresh processes in turns, so that drift favours none.
+    """
+    shapes, precisions = shapes_from(shape), precisions_from(precision)
+    target = _target(profile_name, runtime, threads)
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        profiled = pipeline.profile(model, target, shapes=shapes, precisions=precisions)
+    from edgekd.cli import tables
+
+    if as_json:
+        show_json(tables.profiled_json(profiled))
+    else:
+        show(profiled, tables.profiled, as_json=False)
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="FILE.py:FUNCTION, an .onnx file or a bundle.")
+    ],
+    *,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=".safetensors or a state dict, for FILE.py:FUNCTION.", show_default=False
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=1x3x32x32",
+            help="Name and shape of an input; once an input.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="A,B", help="Formats: onnx, openvino.")] = "onnx",
+    precision: Annotated[str, typer.Option(metavar="A,B", help="fp32, int8.")] = "fp32",
+    calibrate: Calibrate = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch size open.")
+    ] = False,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX opset; what suits the target unless given.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+    profile_name: ProfileName = "x86-cpu",
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export any model: every file checked against the source, measured and digested.
+
+    DIR is exported/ unless given; DIR/manifest.json says what is in it.
+    """
+    shapes, precisions = shapes_from(inputs, "--input"), precisions_from(precision)
+    formats = choices_from(to, _FORMATS, "--to")
+    target = _target(profile_name, None, threads)
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        exported = pipeline.export(
+            source,
+            weights=weights,
+            inputs=shapes,
+            to=formats,
+            precisions=precisions,
+            calibrate=calibrate,
+            out=out or Path("exported"),
+            dynamic_batch=dynamic_batch,
+            opset=opset,
+            target=target,
+        )
+    from edgekd.cli import tables
+
+    show(exported, tables.exported, as_json=as_json)
+
+
+def quantize(
+    model: Model,
+    *,
+    runtime: Runtime,
+    calibrate: Calibrate = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a model int8, with the quantizer that suits the runtime.
+
+    DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
+    """
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        made = pipeline.quantize(model, runtime=runtime, calibrate=calibrate, out=out or Path("quantized"))
+    from edgekd.cli import tables
+
+    show(made, tables.fields, as_json=as_json)
+
+
+def compile_(
+    model: Model,
+    *,
+    runtime: Runtime,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="fp32, bf16, fp16 or int8.", rich_help_panel="The target")
+    ] = "fp32",
+    shape: Shapes = None,
+    threads: Threads = None,
+    profile_name: ProfileName = "x86-cpu",
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compile a model for a runtime on this device, and run it once.
+
+    DIR is compiled/ unless given.
+    """
+    (wanted,) = precisions_from(precision)
+    target = _target(profile_name, runtime, threads)
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        made = pipeline.compile_(
+            model,
+            runtime=runtime,
+            precision=wanted,
+            shapes=shapes_from(shape),
+            target=target,
+            out=out or Path("compiled"),
+        )
+    from edgekd.cli import tables
+
+    show(made, tables.fields, as_json=as_json)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.", exists=True)],
+    *,
+    threads: Threads = None,
+    profile_name: ProfileName = "x86-cpu",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check a bundle: every digest, every model, and that each still computes what it did.
+
+    Exit code 6: a file is not what the manifest says. Exit code 1: a model computes something else.
+    """
+    target = _target(profile_name, None, threads)
+    with progress(quiet=quiet, verbose=verbose):
+        from edgekd import pipeline
+
+        found = pipeline.verify(bundle, target)
+    from edgekd.cli import tables
+
+    show(found, tables.verified, as_json=as_json)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+def _target(profile_name: str, runtime: str | None, threads: int | None) -> Target:
+    from edgekd.stages.configure import target_from
+    from edgekd.values.job import TargetSection
+
+    runtimes = tuple(part.strip() for part in (runtime or "").split(",") if part.strip())
+    return target_from(TargetSection(profile=profile_name, runtimes=runtimes, threads=threads), Path())

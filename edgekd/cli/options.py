@@ -1,0 +1,120 @@
+"""Options that several verbs share, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.errors import UsageError
+from edgekd.values.codec import did_you_mean
+from edgekd.values.model import Precision
+
+_TALK = "What is shown"
+_TARGET = "The target"
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=_TALK)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.", rich_help_panel=_TALK)
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show every detail as it happens.", rich_help_panel=_TALK)
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Write everything here.", show_default=False)
+]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job.toml, or a job that comes with edgekd: digits.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.KEY=VALUE]...",
+        help="Change a value of the job, such as budget.latency_ms.p99=1.5",
+        show_default=False,
+    ),
+]
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile", metavar="NAME", help="Hardware profile, by name or path.", rich_help_panel=_TARGET
+    ),
+]
+Runtimes = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="A,B",
+        help="onnxruntime, openvino; all of the profile's unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Threads of an inference; the profile's unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=1x3x224x224",
+        help="Shape of an input that the file leaves open (1 otherwise); once an input.",
+        show_default=False,
+    ),
+]
+
+
+def shapes_from(texts: Sequence[str] | None, option: str = "--shape") -> dict[str, tuple[int, ...]]:
+    """Read `images=1x3x224x224`, once an input.
+
+    Raises:
+        UsageError: a text has another form, or an input is named twice.
+
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        name, _, shape = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d*([x,][1-9]\d*)*", shape):
+            mend = f"write {option} images=1x3x224x224; the name is the input's, sizes are above 0"
+            raise UsageError(f"{option} {text!r} is not NAME=SHAPE", mend=mend)
+        if name in found:
+            raise UsageError(f"{option} gives the input {name!r} twice", mend="give each input once")
+        found[name] = tuple(int(size) for size in re.split("[x,]", shape))
+    return found
+
+
+def choices_from(text: str | None, known: Sequence[str], option: str) -> tuple[str, ...]:
+    """Read `a,b`, each one of `known`, in the order given; none of them twice.
+
+    Raises:
+        UsageError: one is not known; the message suggests the nearest.
+
+    """
+    found = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    for word in found:
+        if word not in known:
+            raise UsageError(f"{option} {word!r} is not possible", mend=did_you_mean(word, known))
+    return found
+
+
+def precisions_from(text: str | None, option: str = "--precision") -> tuple[Precision, ...]:
+    """Read `fp32,int8`.
+
+    Raises:
+        UsageError: one is not a precision.
+
+    """
+    known = [precision.value for precision in Precision]
+    return tuple(Precision(word) for word in choices_from(text, known, option))

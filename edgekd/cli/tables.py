@@ -1,0 +1,273 @@
+"""How each result reads on a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgekd.stages.configure import Configured
+from edgekd.stages.doctor import Examination, Grade
+from edgekd.stages.init import Initialised
+from edgekd.values.bundle import Accuracies, LatencySummary, VerifyReport
+from edgekd.values.codec import plain
+from edgekd.values.outcome import Exported, Outcome, Plan, Profile
+
+_MARKS = {Grade.GOOD: ("ok", "green"), Grade.WARNING: ("warn", "yellow"), Grade.BAD: ("bad", "red")}
+
+
+def outcome(found: Outcome) -> RenderableType:
+    """Lay out what a run accepted."""
+    student, accuracy = found.student, found.accuracy
+    rows = [
+        ("student", str(student.spec)),
+        ("compiled", f"{student.runtime}, {student.precision.value}"),
+        ("latency", _latency(found.latency_ms)),
+        ("limit", _limits(found.budget, found.latency_ms)),
+        ("teacher", f"{_latency(found.teacher_latency_ms)}; {_times_faster(found)}"),
+        ("accuracy", _accuracy(accuracy)),
+        ("trials", ", ".join(f"{count} {verdict}" for verdict, count in found.trials.items())),
+        ("time", _times(found)),
+        ("report", str(found.report)),
+        ("bundle", str(found.bundle)),
+        ("use it", f"python {shlex.quote(str(found.bundle / 'run.py'))} --image some.png"),
+    ]
+    return Group(Text("ACCEPTED", style="bold green"), _pairs(rows))
+
+
+def plan(found: Plan) -> RenderableType:
+    """Lay out what is within reach."""
+    verdict = (
+        Text("WITHIN REACH", style="bold green")
+        if found.reachable
+        else Text("OUT OF REACH", style="bold red")
+    )
+    rows = [
+        *((f"limit, {name}", _milliseconds(limits)) for name, limits in found.limits_ms.items()),
+        *((f"teacher, {name}", f"p99 {p99_ms:.3f} ms") for name, p99_ms in found.teacher_p99_ms.items()),
+        ("fastest timed", f"{found.fastest_measured_ms:.3f} ms"),
+        (
+            "space",
+            f"{found.space_size:.2e} students; {found.measured} measurements, {found.device_seconds:.0f} s",
+        ),
+    ]
+    frontier = _table(
+        "largest students expected at each latency", "ms", "range", "MMACs", "compiled", "student"
+    )
+    for reach in found.frontier:
+        frontier.add_row(
+            f"{reach.expected_ms:.3f}",
+            f"{reach.low_ms:.3f}-{reach.high_ms:.3f}",
+            f"{reach.mega_macs:.2f}",
+            f"{reach.runtime}/{reach.precision.value}",
+            str(reach.spec),
+        )
+    mends = [Text(f"  to mend it: {one.change} (saves {one.saves_ms:.3f} ms)") for one in found.relaxations]
+    return Group(verdict, *mends, _pairs(rows), Text(), frontier)
+
+
+def profiled(found: Profile) -> RenderableType:
+    """Lay out the latency of a model on each runtime."""
+    table = _table(
+        "latency in ms, one inference",
+        "compiled",
+        "p50",
+        "p90",
+        "p99",
+        "p99 at most",
+        "mean",
+        "trust",
+        "open",
+        "memory",
+    )
+    for one in found.results:
+        if one.latency_ms is None:
+            table.add_row(f"{one.runtime}/{one.precision.value}", Text(one.problem, style="red"))
+            continue
+        ms = one.latency_ms
+        table.add_row(
+            f"{one.runtime}/{one.precision.value}",
+            *(f"{value:.3f}" for value in (ms.p50, ms.p90, ms.p99)),
+            _bound(ms.p99_upper),
+            f"{ms.mean:.3f}",
+            ms.trust.verdict.value,
+            f"{one.open_ms:.0f} ms" if one.open_ms is not None else "",
+            f"{one.memory_mib:.0f} MiB" if one.memory_mib is not None else "",
+        )
+    return Group(table, *_trust(one.latency_ms for one in found.results if one.latency_ms is not None))
+
+
+def profiled_json(found: Profile) -> dict[str, Any]:
+    """Give the fastest result's fields beside the list of all."""
+    data: dict[str, Any] = plain(found)
+    measured = [one for one in data["results"] if one["latency_ms"] is not None]
+    first = min(measured, key=lambda one: float(one["latency_ms"]["p50"]), default=data["results"][0])
+    summary = first["latency_ms"] or {}
+    raised = {key: summary.get(key) for key in ("samples", "protocol", "trust", "conditions")}
+    return {**first, **raised, **data}
+
+
+def exported(found: Exported) -> RenderableType:
+    """Lay out the files of an export."""
+    table = _table(
+        f"{found.source}, opset {found.opset}",
+        "file",
+        "compiled",
+        "p50 ms",
+        "p99 ms",
+        "largest error",
+        "labels changed",
+    )
+    for one in found.exports:
+        table.add_row(
+            ", ".join(one.files),
+            f"{one.runtime}/{one.precision.value}",
+            f"{one.latency_ms.p50:.3f}",
+            f"{one.latency_ms.p99:.3f}",
+            f"{one.max_error / one.scale if one.scale else one.max_error:.1e} of the scale",
+            f"{one.changed_labels} of {one.samples}",
+        )
+    problems = [Text(f"warning: {problem}", style="yellow") for problem in found.problems]
+    return Group(table, *problems, *_trust(one.latency_ms for one in found.exports))
+
+
+def verified(found: VerifyReport) -> RenderableType:
+    """Lay out what was checked in a bundle."""
+    table = _table(str(found.folder), "", "check", "found")
+    for check in found.checks:
+        mark = Text("skip" if check.passed is None else "ok" if check.passed else "bad")
+        mark.stylize("yellow" if check.passed is None else "green" if check.passed else "bold red")
+        table.add_row(mark, check.name, check.detail)
+    verdict = (
+        Text("VERIFIED", style="bold green") if found.passed else Text("NOT WHAT IT WAS", style="bold red")
+    )
+    return Group(verdict, table)
+
+
+def examined(found: Examination) -> RenderableType:
+    """Lay out what the doctor found."""
+    machine = _table("this machine", "", "looked at", "found", "to mend it")
+    for finding in found.findings:
+        word, style = _MARKS[finding.grade]
+        machine.add_row(Text(word, style=style), finding.name, finding.value, finding.mend)
+    runtimes = _table("a real inference on each runtime", "", "runtime", "found", "to mend it")
+    for health in found.runtimes:
+        if health.works:
+            error = f", at most {health.max_error:.0e} from numpy" if health.max_error else ", as numpy does"
+            text = f"{health.version.partition('-')[0]} works{error}"
+            runtimes.add_row(Text("ok", style="green"), health.name, text, "")
+        else:
+            state = "present but broken" if health.version else "absent"
+            text = f"{state}: {health.problem}" if health.problem else state
+            runtimes.add_row(Text("bad", style="red"), health.name, text, health.mend)
+    versions = ", ".join(f"{name} {version or 'absent'}" for name, version in found.packages.items())
+    return Group(machine, runtimes, Text(f"\n{versions}", style="dim"))
+
+
+def configured(found: Configured) -> RenderableType:
+    """Lay out every key of a job with its origin."""
+    table = _table(f"{found.name}, paths relative to {found.beside}", "key", "value", "from")
+    section = ""
+    for setting in found.settings():
+        if section not in ("", setting.key.partition(".")[0]):
+            table.add_section()
+        section = setting.key.partition(".")[0]
+        style = "dim" if setting.origin == "default" else ""
+        table.add_row(setting.key, _value(setting.value), setting.origin, style=style)
+    return table
+
+
+def configured_json(found: Configured) -> dict[str, Any]:
+    """Give every key with its value and origin."""
+    settings = {one.key: {"value": one.value, "origin": one.origin} for one in found.settings()}
+    return {"name": found.name, "beside": str(found.beside), "settings": settings}
+
+
+def initialised(found: Initialised) -> RenderableType:
+    """Name the files written and the next command."""
+    job = next(path for path in found.files if path.name == "job.toml")
+    return _pairs(
+        [*(("wrote", str(path)) for path in found.files), ("next", f"edgekd plan {shlex.quote(str(job))}")]
+    )
+
+
+def fields(found: object) -> RenderableType:
+    """Lay out a small value, a field a line."""
+    return _pairs([(name.replace("_", " "), _value(value)) for name, value in _flat(plain(found))])
+
+
+def _flat(data: Mapping[str, Any], within: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{within}{name}.")
+        elif name != "schema_version":
+            yield f"{within}{name}", value
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list) and value:
+        shown = ", ".join(_value(item) for item in value[:12])
+        return f"{shown}, …" if len(value) > 12 else shown  # noqa: PLR2004 - what fits a line
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value in (None, []) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _latency(ms: LatencySummary) -> str:
+    return f"p50 {ms.p50:.3f} ms, p99 {ms.p99:.3f} ms (at most {_bound(ms.p99_upper)} at {ms.confidence:.0%})"
+
+
+def _limits(budget: Mapping[str, float], ms: LatencySummary) -> str:
+    doubt = "" if ms.trust.verdict.value == "good" else f"; noisy: {'; '.join(ms.trust.reasons)}"
+    return f"{_milliseconds(budget)}, kept over {ms.samples} samples{doubt}"
+
+
+def _times_faster(found: Outcome) -> str:
+    return f"the student is {found.teacher_latency_ms.p99 / found.latency_ms.p99:.1f}x faster at p99"
+
+
+def _accuracy(accuracy: Accuracies) -> str:
+    points = 100 * (accuracy.student - accuracy.teacher)
+    return (
+        f"teacher {accuracy.teacher:.4f}, student {accuracy.student:.4f} ({points:+.2f} points; "
+        f"{accuracy.metric} on {accuracy.test_samples} test images)"
+    )
+
+
+def _times(found: Outcome) -> str:
+    whole = f"{int(found.seconds) // 60} min {int(found.seconds) % 60:02d} s"
+    return f"{whole}; training {found.train_seconds:.0f} s, on the device {found.device_seconds:.0f} s"
+
+
+def _milliseconds(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {limit_ms:.3f} ms" for name, limit_ms in limits.items())
+
+
+def _bound(bound_ms: float | None) -> str:
+    return "unbounded" if bound_ms is None else f"{bound_ms:.3f}"
+
+
+def _trust(latencies: Iterable[LatencySummary]) -> list[Text]:
+    reasons = dict.fromkeys(reason for ms in latencies for reason in ms.trust.reasons)
+    return [Text(f"  noisy: {reason}", style="yellow") for reason in reasons]
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(f"  {name}", Text(text))
+    return grid
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold"), title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table

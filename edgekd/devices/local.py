@@ -1,0 +1,252 @@
+"""This machine as a target: every order in a fresh child process of the worker."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.errors import BuildError, DeviceError, ModelError, WorkerDied
+from edgekd.timing import trust
+from edgekd.values.artifact import Artifact
+from edgekd.values.conditions import Load
+from edgekd.values.latency import Latency, Protocol
+from edgekd.values.model import Engine, Signature
+from edgekd.values.order import (
+    Done,
+    InferOrder,
+    InferReply,
+    InspectOrder,
+    OpenOrder,
+    OpenReply,
+    ProbeOrder,
+    ProbeReply,
+    RuntimeHealth,
+    SampleOrder,
+    SampleReply,
+    WarmUpOrder,
+)
+from edgekd.values.target import Target
+from edgekd.wire import Child
+
+_WORKER = "edgekd.worker"
+_PROBE_TIMEOUT_S = 60.0
+
+
+class LocalDevice:
+    """A device that is this machine."""
+
+    name = "local"
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._seconds = 0.0
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall time that orders have taken so far."""
+        return self._seconds
+
+    def __enter__(self) -> LocalDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to free: each order ends its own processes."""
+
+    def probe(self) -> ProbeReply:
+        """Say what the machine is and which runtimes work; one child each, so that one crash is one finding.
+
+        Raises:
+            DeviceError: not even a worker without a runtime starts.
+
+        """
+        with self._clocked():
+            found = [self._probe(name) for name in self._target.runtimes]
+            machine = next((reply.conditions for reply in found if isinstance(reply, ProbeReply)), None)
+            if machine is None:
+                with self._child() as child:
+                    order = ProbeOrder(runtimes=())
+                    machine = child.ask("probe", order, ProbeReply, timeout_s=_PROBE_TIMEOUT_S).conditions
+        health = tuple(reply.runtimes[0] if isinstance(reply, ProbeReply) else reply for reply in found)
+        return ProbeReply(conditions=machine, runtimes=health)
+
+    def inspect(self, model: Artifact) -> Signature:
+        """Check a model for hostile content and read its signature, in a child.
+
+        Raises:
+            ModelError: the file is malformed, hostile or crashes its parser.
+
+        """
+        with self._clocked(), self._child() as child:
+            try:
+                order = InspectOrder(model=_absolute(model))
+                return child.ask("inspect", order, Signature, timeout_s=self._timeout_s)
+            except WorkerDied as error:
+                raise ModelError(f"{model.path.name} cannot be read", cause=str(error)) from error
+
+    def build(self, engine: Engine) -> OpenReply:
+        """Compile an engine and run it once, in a child.
+
+        Raises:
+            BuildError: the runtime refuses the model, dies of it or takes too long.
+            BackendMissing: the runtime is not installed.
+
+        """
+        with self._clocked(), self._child() as child:
+            return self._open(child, engine)
+
+    def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
+        """Time engines against each other: fresh processes each launch, turns in a seeded random order.
+
+        Raises:
+            BuildError: an engine cannot be opened or dies while it runs; the message names it.
+
+        """
+        turns = random.Random(protocol.seed)  # noqa: S311 - an order of turns, not a secret
+        runs = [_Run() for _ in engines]
+        with self._clocked():
+            for launch in range(protocol.launches):
+                self._launch(engines, protocol, runs, turns, seed=protocol.seed + launch)
+        return tuple(run.latency(engine, protocol) for run, engine in zip(runs, engines))
+
+    def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
+        """Run rows of inputs through the compiled file; outputs are .npy files in `folder`.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DataError: the inputs are not what the model takes.
+
+        """
+        order = InferOrder(
+            inputs={name: _absolute(file) for name, file in inputs.items()}, folder=folder.resolve()
+        )
+        with self._clocked(), self._child() as child:
+            self._open(child, engine)
+            rows = max((len(_mapped(file)) for file in inputs.values()), default=0)
+            with _naming(engine):
+                reply = child.ask("infer", order, InferReply, timeout_s=self._timeout_s + rows)
+        _check_rows(reply.outputs, rows)
+        return reply.outputs
+
+    @property
+    def _timeout_s(self) -> float:
+        return self._target.profile.build_timeout_s
+
+    def _child(self, threads: int | None = None) -> Child:
+        memory_mib = self._target.profile.memory_mib
+        return Child(_WORKER, memory_mib=memory_mib, threads=threads or self._target.threads)
+
+    def _probe(self, runtime: str) -> ProbeReply | RuntimeHealth:
+        with self._child() as child:
+            try:
+                order = ProbeOrder(runtimes=(runtime,))
+                return child.ask("probe", order, ProbeReply, timeout_s=_PROBE_TIMEOUT_S)
+            except DeviceError as error:
+                mend = f"run `pip install --force-reinstall {runtime}`"
+                return RuntimeHealth(name=runtime, version="", works=False, problem=str(error), mend=mend)
+
+    def _open(self, child: Child, engine: Engine) -> OpenReply:
+        model = engine.model
+        weights = None if model.weights is None else _absolute(model.weights)
+        settled = replace(engine, model=replace(model, file=_absolute(model.file), weights=weights))
+        with _naming(engine):
+            return child.ask("open", OpenOrder(engine=settled), OpenReply, timeout_s=self._timeout_s)
+
+    def _launch(
+        self,
+        engines: Sequence[Engine],
+        protocol: Protocol,
+        runs: list[_Run],
+        turns: random.Random,
+        *,
+        seed: int,
+    ) -> None:
+        """One process an engine, all alive together; in each round every engine gets one turn."""
+        with ExitStack() as stack:
+            children = [stack.enter_context(self._child(engine.threads)) for engine in engines]
+            for child, engine in zip(children, engines):
+                self._open(child, engine)
+            for child, engine in zip(children, engines):
+                warm = WarmUpOrder(least_ms=protocol.warmup_ms, seed=seed)
+                with _naming(engine):
+                    child.ask("warm_up", warm, Done, timeout_s=self._timeout_s)
+            for _ in range(protocol.blocks):
+                for at in turns.sample(range(len(engines)), len(engines)):
+                    order = SampleOrder(samples=protocol.samples)
+                    with _naming(engines[at]):
+                        reply = children[at].ask("sample", order, SampleReply, timeout_s=self._timeout_s)
+                    runs[at].blocks.append(reply)
+
+    @contextmanager
+    def _clocked(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += time.monotonic() - start
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """The blocks of one engine, in run order over all launches."""
+
+    blocks: list[SampleReply] = field(default_factory=list)
+
+    def latency(self, engine: Engine, protocol: Protocol) -> Latency:
+        wall_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.wall_ns)
+        cpu_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.cpu_ns)
+        conditions = replace(self.blocks[-1].conditions, load=self._load())
+        verdict = trust.judge(
+            wall_ms,
+            cpu_ms,
+            blocks=len(self.blocks),
+            load=conditions.load,
+            cores=conditions.hardware.cores,
+            threads=engine.threads,
+        )
+        return Latency(
+            samples_ms=wall_ms, cpu_ms=cpu_ms, protocol=protocol, conditions=conditions, trust=verdict
+        )
+
+    def _load(self) -> Load:
+        """Average what others did over the blocks, each by its length."""
+        weights = [sum(block.wall_ns) for block in self.blocks]
+        loads = [block.conditions.load for block in self.blocks]
+        total = sum(weights) or 1
+        return replace(
+            loads[-1],
+            others_percent=sum(w * load.others_percent for w, load in zip(weights, loads)) / total,
+            steal_percent=sum(w * load.steal_percent for w, load in zip(weights, loads)) / total,
+            involuntary_switches=sum(load.involuntary_switches for load in loads),
+        )
+
+
+@contextmanager
+def _naming(engine: Engine) -> Iterator[None]:
+    """Turn a worker's death into a build error that names the engine."""
+    try:
+        yield
+    except WorkerDied as error:
+        what = f"{engine.name} cannot run {engine.model.file.path.name}"
+        raise BuildError(what, cause=f"{error.what}: {error.cause}"[:1000], mend=error.mend) from error
+
+
+def _absolute(artifact: Artifact) -> Artifact:
+    """Paths on the wire must not hang on where the child is started."""
+    return replace(artifact, path=artifact.path.absolute())
+
+
+def _mapped(artifact: Artifact) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    return np.load(artifact.path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _check_rows(outputs: Mapping[str, Artifact], rows: int) -> None:
+    for name, file in outputs.items():
+        found = _mapped(file)
+        if len(found) != rows:
+            raise WorkerDied(f"output {name!r} has {len(found)} rows for {rows} inputs")

@@ -1,0 +1,230 @@
+"""The one training loop: teachers are fine-tuned by it and students distilled, with resume and roll-back.
+
+The scheme is a function from epoch to `Lesson`: which view of the images, and what a teacher said of it. Without
+a teacher a lesson has no targets, and the labels alone are learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekd.distillation import checkpoints
+from edgekd.distillation.arithmetic import choose_arithmetic, here
+from edgekd.distillation.evaluation import accuracy
+from edgekd.distillation.knowledge import Batch, Knowledge, Taps, total_loss
+from edgekd.distillation.optimization import rate_share
+from edgekd.distillation.state import TrainingState, saved_progress
+from edgekd.distillation.views import View, batch_view, resized
+from edgekd.errors import IntegrityError, TrainingError
+from edgekd.tasks.classification import ImageClassification
+from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.job import DistillationSection
+
+log = logging.getLogger(__name__)
+
+_HALVINGS = 3  # of the learning rate, before a training is given up
+_CHECK_STEPS = 20  # between looks at the loss: each waits for the device
+_ORDER = 1 << 32  # keeps the random numbers of the order apart from those of the views
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one epoch learns from: a view of the training images, and the teacher's tensors by tap (N, ...)."""
+
+    view: View
+    targets: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a module is trained to do, and how."""
+
+    task: ImageClassification
+    knowledge: tuple[Knowledge, ...]
+    lesson: Callable[[int], Lesson]  # by epoch, from 0
+    recipe: DistillationSection
+    resolution: int
+    epochs: int
+    seed: int
+
+
+class _Diverged(Exception):  # noqa: N818 - a turn of events that train() handles
+    """The loss or its gradient is not a number any more."""
+
+
+def train(folder: Path, module: nn.Module, course: Course) -> Checkpoint:
+    """Train a module and return its weights; called again with the folder, it goes on after the last full epoch.
+
+    Args:
+        folder: where the state is kept, and the weights in the end.
+        module: is trained in place, and ends with the weights that were kept.
+        course: what to learn.
+
+    Raises:
+        TrainingError: the loss was not finite, and a smaller learning rate did not help.
+        ResourcesExhausted: the disk is full.
+
+    """
+    device, path = here(), folder / "state.safetensors"
+    with torch.random.fork_rng():
+        state = _begin(path, module.to(device), course, device)
+        while state.progress.epoch < course.epochs:
+            _epoch(state, path, course, device)
+    weights = checkpoints.save_tensors(folder / "weights.safetensors", state.weights)
+    checkpoints.load_module(module, weights)
+    score = accuracy(module, course.task, course.task.validation, course.resolution)
+    progress = state.progress
+    log.info("trained %d epochs in %.0f s: validation accuracy %.4f", course.epochs, progress.seconds, score)
+    return Checkpoint(
+        weights=weights,
+        accuracy=score,
+        epochs=course.epochs,
+        seconds=progress.seconds,
+        images_per_second=len(course.task.train) * course.epochs / max(progress.seconds, 1e-9),
+        losses=progress.losses,
+    )
+
+
+def steps_an_epoch(course: Course) -> int:
+    """Count the batches: all images are used, in batches of nearly equal size."""
+    return math.ceil(len(course.task.train) / course.recipe.batch)
+
+
+def run_epoch(state: TrainingState, course: Course, device: torch.device) -> float:
+    """Train one epoch, and return its mean loss.
+
+    Raises:
+        _Diverged: the loss or its gradient is not finite.
+
+    """
+    epoch, total = state.progress.epoch, torch.zeros((), device=device)
+    lesson, first = course.lesson(epoch), epoch * steps_an_epoch(course)
+    torch.manual_seed(course.seed * 1_000_003 + epoch)  # of dropout, so that a resumed run draws the same
+    state.module.train()
+    with Taps(state.module, [one.student for one in course.knowledge]) as taps:
+        for step, indices in enumerate(_batches(course, epoch), first):
+            total += _step(state, taps, course, _material(course, lesson, indices, device), step)
+            if (step - first) % _CHECK_STEPS == 0 and not math.isfinite(float(total)):
+                raise _Diverged
+    mean = float(total) / steps_an_epoch(course)
+    if not math.isfinite(mean):
+        raise _Diverged
+    return mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """One batch on the device."""
+
+    images: Tensor  # (B, C, resolution, resolution)
+    labels: Tensor
+    targets: dict[str, Tensor]
+
+
+def _begin(path: Path, module: nn.Module, course: Course, device: torch.device) -> TrainingState:
+    """Take up a saved training, or start one: the arithmetic is chosen once and kept with the state."""
+    lesson = course.lesson(0)
+    sample = _material(course, lesson, np.arange(min(32, len(course.task.train))), device)
+    adapters = _adapters(module, course, sample).to(device)
+    done = saved_progress(path)
+    if done is not None:
+        state = TrainingState(module, adapters, course.recipe, done.arithmetic)
+        try:
+            state.restore(path)
+        except IntegrityError as error:
+            log.warning("starting again: %s", error.what)
+            path.unlink()
+            return _begin(path, module, course, device)
+        log.info("going on after epoch %d/%d", state.progress.epoch, course.epochs)
+        return state
+    state = TrainingState(
+        module, adapters, course.recipe, choose_arithmetic(module, sample.images, training=True)
+    )
+    state.save(path)
+    return state
+
+
+def _epoch(state: TrainingState, path: Path, course: Course, device: torch.device) -> None:
+    """Train and save one epoch, or go back to the last one saved at half the learning rate."""
+    start_s, halvings = time.monotonic(), state.progress.halvings
+    try:
+        loss = run_epoch(state, course, device)
+    except _Diverged:
+        if halvings == _HALVINGS:
+            raise TrainingError(
+                f"the training diverged in epoch {state.progress.epoch + 1}",
+                cause=f"the loss was not finite, and halving the learning rate {_HALVINGS} times did not help",
+                mend="lower learning_rate, or look for images or labels that are wrong",
+            ) from None
+        state.restore(path)
+        state.progress = dataclasses.replace(state.progress, halvings=halvings + 1)
+        log.warning("the loss was not finite: back to epoch %d, at half the rate", state.progress.epoch)
+        return
+    done = state.progress
+    seconds = time.monotonic() - start_s
+    state.progress = dataclasses.replace(
+        done, epoch=done.epoch + 1, losses=(*done.losses, loss), seconds=done.seconds + seconds
+    )
+    state.save(path)
+    left_s = seconds * (course.epochs - done.epoch - 1)
+    log.info("epoch %d/%d, loss %.3f, %.0f s left", done.epoch + 1, course.epochs, loss, left_s)
+
+
+def _batches(course: Course, epoch: int) -> Iterator[NDArray[np.int64]]:
+    rng = np.random.Generator(np.random.Philox(key=np.array([course.seed, _ORDER + epoch], np.uint64)))
+    order = rng.permutation(len(course.task.train))
+    yield from np.array_split(order, steps_an_epoch(course))
+
+
+def _material(course: Course, lesson: Lesson, indices: NDArray[np.int64], device: torch.device) -> _Material:
+    images, labels = batch_view(course.task, indices, lesson.view, device=device)
+    targets = {
+        tap: torch.from_numpy(rows[indices]).to(device, torch.float32) for tap, rows in lesson.targets.items()
+    }
+    return _Material(images=resized(images, course.resolution), labels=labels, targets=targets)
+
+
+def _step(state: TrainingState, taps: Taps, course: Course, material: _Material, step: int) -> Tensor:
+    """Take one step; return its loss, made not finite where the gradient is not."""
+    arithmetic, recipe = state.progress.arithmetic, course.recipe
+    with arithmetic.autocast(material.images.device):
+        outputs = taps(arithmetic.placed(material.images))
+    batch = Batch(labels=material.labels)
+    loss = total_loss(course.knowledge, state.adapters, outputs, material.targets, batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.trained(), recipe.clip or math.inf, foreach=True)
+    share = rate_share(step, steps_an_epoch(course) * course.epochs) * 0.5**state.progress.halvings
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * share
+    state.optimizer.step()
+    if state.average is not None:
+        state.average.update(step)
+    return loss.detach() + 0 * norm
+
+
+def _adapters(module: nn.Module, course: Course, sample: _Material) -> nn.ModuleDict:
+    """Make the adapters that the shapes ask for; their start depends on the seed alone."""
+    wanted = {one.name: one for one in course.knowledge if one.adapter is not None}
+    torch.manual_seed(course.seed)
+    module.eval()
+    with torch.no_grad(), Taps(module, [one.student for one in wanted.values()]) as taps:
+        outputs = taps(sample.images[:2])
+    return nn.ModuleDict(
+        {
+            name: one.adapter(outputs[one.student].shape[1], sample.targets[one.teacher].shape[1])
+            for name, one in wanted.items()
+            if one.adapter is not None
+        }
+    )

@@ -1,0 +1,200 @@
+"""From the accepted measurement to a bundle and a report; or from none to a report that says why."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.errors import BudgetError
+from edgekd.pipeline.trials import (
+    FULL,
+    Judged,
+    accuracy_of,
+    compiled,
+    distilled,
+    judge,
+    logits_of,
+    parity_of,
+    reference_logits,
+)
+from edgekd.pipeline.workbench import Workbench
+from edgekd.stages.bundle import bundle, save_samples
+from edgekd.stages.quantize import calibrate
+from edgekd.stages.report import ReportContent, report
+from edgekd.values.artifact import Artifact
+from edgekd.values.bundle import Accuracies, Bundle, BundleContent, Shipped, summarise
+from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.model import Engine, Precision
+from edgekd.values.outcome import ChosenStudent, Outcome
+from edgekd.values.trial import History, Trial, Verdict
+
+log = logging.getLogger(__name__)
+
+_SAMPLES = 32  # real test images shipped with the bundle, so that it can be verified anywhere
+_TOOLS = ("edgekd", "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """The trial that won and its measurement in fresh processes afterwards."""
+
+    trial: Trial
+    judged: Judged
+
+    @property
+    def engine(self) -> Engine:
+        """What ships."""
+        return self.judged.engine
+
+
+def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Outcome:
+    """Measure the test metric of what ships, then write the bundle and the report."""
+    spec, judged = accepted.trial.proposal.spec, accepted.judged
+    checkpoint = distilled(bench, spec, accepted.trial.epochs)
+    shipped = [_shipped(bench, judged, accepted, checkpoint)]
+    shipped += [_shipped(bench, other, accepted, checkpoint) for other in _portable(bench, accepted, checkpoint)]
+    accuracy = Accuracies(
+        metric=bench.task.metric,
+        teacher=bench.teacher_accuracy("test"),
+        student=shipped[0].accuracy,
+        validation_teacher=bench.teacher_accuracy("validation"),
+        validation_student=accepted.trial.accuracy or 0.0,
+        test_samples=len(bench.task.test.labels),
+    )
+    content = _content(bench, command, accepted, tuple(shipped), accuracy, checkpoint)
+    made = bundle(out / "bundle", content)
+    page = report(out / "report.html", _report(bench, command, made, judged))
+    return _outcome(bench, made, page, judged, accepted)
+
+
+def refuse(bench: Workbench, out: Path, command: str, error: BudgetError) -> Path:
+    """Write the report of a run that accepted no student."""
+    content = ReportContent(
+        name=bench.name,
+        history=bench.history(),
+        limits_ms={},
+        command=command,
+        refusal=f"{error.what}: {error.cause}" if error.cause else error.what,
+        relaxation=error.mend,
+        teacher_accuracy=bench.teacher_accuracy("validation"),
+    )
+    return report(out / "report.html", content)
+
+
+def _shipped(bench: Workbench, judged: Judged, accepted: Accepted, checkpoint: Checkpoint) -> Shipped:
+    spec = accepted.trial.proposal.spec
+    return Shipped(
+        engine=judged.engine,
+        latency=judged.latency,
+        accuracy=accuracy_of(bench, judged.engine, spec, "test"),
+        parity=parity_of(bench, judged.engine, spec, checkpoint),
+    )
+
+
+def _portable(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> tuple[Judged, ...]:
+    """Measure the same student in fp32 on every other runtime, so that the bundle runs where the first is missing."""
+    others = sorted({runtime for runtime, _ in bench.combinations()} - {accepted.engine.runtime})
+    spec = accepted.trial.proposal.spec
+    engines = [compiled(bench, spec, checkpoint, runtime, Precision.FP32) for runtime in others]
+    return judge(bench, engines, FULL) if engines else ()
+
+
+def _content(  # a list of fields
+    bench: Workbench,
+    command: str,
+    accepted: Accepted,
+    shipped: tuple[Shipped, ...],
+    accuracy: Accuracies,
+    checkpoint: Checkpoint,
+) -> BundleContent:
+    spec = accepted.trial.proposal.spec
+    source = compiled(bench, spec, checkpoint, "onnxruntime", Precision.FP32).model
+    return BundleContent(
+        name=bench.name,
+        task=bench.job.task.kind,
+        classes=bench.task.classes,
+        spec=spec,
+        source=source,
+        shipped=shipped,
+        preprocess=bench.task.preprocess(spec.resolution),
+        limits=accepted.judged.limits,
+        accuracy=accuracy,
+        teacher_sha256=bench.teacher.fingerprint,
+        data_sha256=bench.task.fingerprint,
+        job_sha256=bench.key,
+        calibration_sha256=_calibration(bench, accepted),
+        tools=_tools(),
+        seed=bench.seed,
+        samples=_samples(bench, accepted, checkpoint),
+        command=command,
+        teacher_latency=accepted.judged.teacher,
+    )
+
+
+def _calibration(bench: Workbench, accepted: Accepted) -> str:
+    if accepted.engine.precision is not Precision.INT8:
+        return ""
+    return bench.store.run(calibrate, bench.task, accepted.trial.proposal.spec.resolution, 256).sha256
+
+
+def _samples(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> Artifact:
+    """Keep a few test images with what torch says of them."""
+    logits = reference_logits(bench, accepted.trial.proposal.spec, checkpoint, "test", _SAMPLES)
+    images = bench.task.test
+    path = bench.store.root / "samples.npz"
+    return save_samples(path, np.asarray(images.images[:_SAMPLES]), images.labels[:_SAMPLES], logits)
+
+
+def _tools() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _TOOLS}
+
+
+def _report(bench: Workbench, command: str, made: Bundle, judged: Judged) -> ReportContent:
+    return ReportContent(
+        name=bench.name,
+        history=bench.history(),
+        limits_ms=judged.limits.latency_ms,
+        command=command,
+        manifest=made.manifest,
+        latency=judged.latency,
+        teacher_latency=judged.teacher,
+        teacher_accuracy=bench.teacher_accuracy("validation"),
+    )
+
+
+def _outcome(bench: Workbench, made: Bundle, page: Path, judged: Judged, accepted: Accepted) -> Outcome:
+    engine, history = judged.engine, bench.history()
+    confidence = judged.limits.confidence
+    return Outcome(
+        bundle=made.folder,
+        report=page,
+        student=ChosenStudent(
+            spec=accepted.trial.proposal.spec, precision=engine.precision, runtime=engine.runtime
+        ),
+        latency_ms=summarise(judged.latency, confidence),
+        teacher_latency_ms=summarise(judged.teacher, confidence),
+        budget=judged.limits.latency_ms,
+        accuracy=made.manifest.accuracy,
+        trials=dict(Counter(trial.verdict.value for trial in history.trials)),
+        device_seconds=bench.device.seconds,
+        train_seconds=bench.teach_seconds + _training_seconds(bench, history),
+        seconds=0.0,  # the caller knows when it began
+    )
+
+
+def _training_seconds(bench: Workbench, history: History) -> float:
+    """Sum the trainings of this job, those that were kept from an interrupted run included."""
+    trained = {
+        (trial.proposal.spec, trial.epochs)
+        for trial in history.trials
+        if trial.epochs and trial.verdict is not Verdict.DIVERGED
+    }
+    return sum(distilled(bench, spec, epochs).seconds for spec, epochs in trained)
+
+
+__all__ = ["Accepted", "deliver", "logits_of", "refuse"]

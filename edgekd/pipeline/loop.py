@@ -1,0 +1,186 @@
+"""The whole run, in the order it happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgekd.errors import BudgetError
+from edgekd.pipeline.delivery import deliver, refuse
+from edgekd.pipeline.trials import FULL, Judged, finish, judge, time_untrained, try_briefly
+from edgekd.pipeline.workbench import Workbench, workbench
+from edgekd.stages.propose import probes, propose
+from edgekd.values.budget import Limits
+from edgekd.values.job import Job
+from edgekd.values.model import Precision
+from edgekd.values.outcome import Outcome
+from edgekd.values.student import StudentSpec
+from edgekd.values.trial import History, Trial, Verdict
+
+log = logging.getLogger(__name__)
+
+_WORTHWHILE = 1.6  # times the latency of the fastest combination, on the student that suits it best
+
+
+def close_the_loop(
+    job: Job, *, beside: Path, name: str, out: Path, command: str, teacher: object = None, data: object = None
+) -> Outcome:
+    """Find, train and deliver the best student that meets the budget on the target.
+
+    Called again after an interruption it goes on where it was: results are kept in `out/store`, trials in
+    `out/trials.sqlite`, and everything decided here is decided from those.
+
+    Raises:
+        BudgetError: no student meets the budget; the report says what came closest.
+    """
+    began = time.monotonic()
+    with workbench(job, beside=beside, name=name, out=out, teacher=teacher, data=data) as bench:
+        try:
+            learn_the_device(bench)
+            search(bench)
+            finish_the_best(bench)
+            accepted = accept(bench)
+        except BudgetError as error:
+            refuse(bench, out, command, error)
+            raise
+        outcome = deliver(bench, out, command, accepted)
+    return replace(outcome, seconds=time.monotonic() - began)
+
+
+def learn_the_device(bench: Workbench) -> None:
+    """Time a handful of untrained students, small to large, at every precision that pays."""
+    combinations = bench.combinations()
+    timed = {trial.proposal.spec for trial in bench.history().with_verdict(Verdict.MEASURED)}
+    specs = probes(bench.space, bench.job.search.probes, seed=bench.seed)
+    for at, spec in enumerate(specs):
+        if spec not in timed:
+            log.info("timing untrained student %d/%d: %s", at + 1, len(specs), spec)
+            # Two students show which precisions cannot win here; the others are spared them.
+            time_untrained(bench, spec, combinations if at < 2 else worthwhile(bench.history(), combinations))  # noqa: PLR2004
+
+
+def worthwhile(
+    history: History, combinations: Sequence[tuple[str, Precision]]
+) -> tuple[tuple[str, Precision], ...]:
+    """Return the combinations that came near the fastest on some student."""
+    p50_ms: dict[StudentSpec, dict[tuple[str, Precision], float]] = {}
+    for trial in history.trials:
+        if trial.latency is not None:
+            combination = (trial.proposal.runtime, trial.proposal.precision)
+            p50_ms.setdefault(trial.proposal.spec, {})[combination] = trial.latency.percentile(50)
+    near = {
+        combination
+        for measured in p50_ms.values()
+        for combination, latency_ms in measured.items()
+        if latency_ms <= _WORTHWHILE * min(measured.values())
+    }
+    return tuple(combination for combination in combinations if combination in near)
+
+
+def search(bench: Workbench) -> None:
+    """Propose, time untrained, distill briefly, until enough students were distilled or none is left."""
+    limits = current_limits(bench)
+    wanted = bench.job.search.trials
+    refused = 0
+    while len(promising(bench.history())) < wanted and refused < 3 * wanted:
+        proposal = propose(bench.space, bench.history(), limits, seed=bench.seed)
+        if proposal is None:
+            break
+        log.info("trial %d/%d: %s", len(promising(bench.history())) + 1, wanted, proposal.name)
+        trial = try_briefly(bench, proposal)
+        refused += trial.verdict is not Verdict.PROMISING
+        log.info("  %s %s", trial.verdict.value, _outcome(trial))
+    if not promising(bench.history()):
+        raise BudgetError("no student is fast enough", cause=_closest(bench.history(), limits))
+
+
+def finish_the_best(bench: Workbench) -> None:
+    """Distill the finalists fully, best first, and judge every variant worth compiling."""
+    history = bench.history()
+    finished = {trial.proposal.spec for trial in history.trials if trial.epochs == bench.job.distillation.epochs}
+    finished |= {trial.proposal.spec for trial in history.with_verdict(Verdict.DIVERGED)}
+    for trial in promising(history)[: bench.job.search.finalists]:
+        if trial.proposal.spec not in finished:
+            log.info("distilling fully: %s", trial.proposal.spec)
+            for variant in finish(bench, trial.proposal.spec, variants(bench, trial)):
+                combination = f"{variant.proposal.runtime}/{variant.proposal.precision.value}"
+                log.info("  %s: %s %s", combination, variant.verdict.value, _outcome(variant))
+
+
+def variants(bench: Workbench, trial: Trial) -> tuple[tuple[str, Precision], ...]:
+    """Return what a finalist is compiled to: all that may win here, and fp32 wherever int8 is tried."""
+    wanted = {*worthwhile(bench.history(), bench.combinations())}
+    wanted |= {(trial.proposal.runtime, trial.proposal.precision)}
+    parents = {(runtime, Precision.FP32) for runtime, _ in bench.combinations()}
+    return tuple(combination for combination in bench.combinations() if combination in wanted | parents)
+
+
+def accept(bench: Workbench) -> Judged:
+    """Measure the most accurate fitting student again, in fresh processes; the next one if it does not hold."""
+    while fitting := bench.history().with_verdict(Verdict.FITS):
+        broken = {_identity(trial) for trial in bench.history().with_verdict(Verdict.TOO_SLOW)}
+        standing = [trial for trial in fitting if _identity(trial) not in broken]
+        if not standing:
+            break
+        best = max(standing, key=_preference)
+        assert best.engine is not None  # noqa: S101 - FITS trials have one
+        (judged,) = judge(bench, [best.engine], FULL)
+        if not judged.breaches:
+            return judged
+        why = "did not hold when measured again: " + "; ".join(judged.breaches)
+        bench.record(replace(best, verdict=Verdict.TOO_SLOW, why=why, latency=judged.latency))
+    raise BudgetError("no finished student meets the budget", cause=_closest(bench.history(), current_limits(bench)))
+
+
+def current_limits(bench: Workbench) -> dict[str, Limits]:
+    """Return the budget in ms for each runtime that works, with the teacher timed now."""
+    from edgekd.pipeline.trials import limits_for, teacher_engine
+
+    runtimes = sorted({runtime for runtime, _ in bench.combinations()})
+    latencies = bench.device.time([teacher_engine(bench, runtime) for runtime in runtimes], FULL)
+    return {runtime: limits_for(bench, latency) for runtime, latency in zip(runtimes, latencies)}
+
+
+def promising(history: History) -> list[Trial]:
+    """Return briefly distilled students, the most accurate first."""
+    return sorted(history.with_verdict(Verdict.PROMISING), key=lambda trial: -(trial.accuracy or 0.0))
+
+
+def counts(history: History) -> dict[str, int]:
+    """Return how many trials ended in each verdict."""
+    return dict(Counter(trial.verdict.value for trial in history.trials))
+
+
+def _preference(trial: Trial) -> tuple[float, float]:
+    latency_ms = trial.latency.percentile(50) if trial.latency else 0.0
+    return trial.accuracy or 0.0, -latency_ms
+
+
+def _identity(trial: Trial) -> tuple[str, str]:
+    assert trial.engine is not None or trial.verdict is not Verdict.FITS  # noqa: S101
+    return (trial.engine.model.file.sha256 if trial.engine else "", trial.proposal.name)
+
+
+def _outcome(trial: Trial) -> str:
+    latency = f"p50 {trial.latency.percentile(50):.3f} ms" if trial.latency else ""
+    accuracy = f", accuracy {trial.accuracy:.4f}" if trial.accuracy is not None else ""
+    return f"{latency}{accuracy}{' - ' + trial.why if trial.why else ''}"
+
+
+def _closest(history: History, limits: dict[str, Limits]) -> str:
+    """Say what came nearest to the budget, and what would admit it."""
+    inaccurate = history.with_verdict(Verdict.INACCURATE)
+    if inaccurate:
+        best = max(inaccurate, key=_preference)
+        return f"the closest was {best.proposal.name}: {best.why}"
+    timed = [t for t in history.trials if t.latency is not None and t.proposal.runtime in limits]
+    if not timed:
+        return "nothing could be built"
+    nearest = min(timed, key=lambda t: limits[t.proposal.runtime].tightness(t.latency) if t.latency else 0.0)
+    assert nearest.latency is not None  # noqa: S101 - selected above
+    over = limits[nearest.proposal.runtime].tightness(nearest.latency)
+    return f"the fastest measured is {nearest.proposal.name}, {over:.2f} times the limit"

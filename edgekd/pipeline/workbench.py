@@ -1,0 +1,134 @@
+"""What a run works with: the job, what it loaded, the device and where results are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd.devices import Device, connect
+from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
+from edgekd.errors import BackendMissing
+from edgekd.stages.configure import job_digest, load_target
+from edgekd.stages.quantize import Quantizers
+from edgekd.stages.teach import teach
+from edgekd.store import Store, TrialLog
+from edgekd.students import space_for
+from edgekd.tasks import load as load_task
+from edgekd.tasks.classification import ImageClassification
+from edgekd.values.codec import fingerprint
+from edgekd.values.job import Job
+from edgekd.values.model import Precision
+from edgekd.values.order import ProbeReply
+from edgekd.values.student import Space
+from edgekd.values.target import Target
+from edgekd.values.trial import History, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """Everything the steps of one run share; only the trial log changes."""
+
+    job: Job
+    name: str
+    target: Target
+    task: ImageClassification
+    teacher: Teacher
+    space: Space
+    device: Device
+    probe: ProbeReply
+    quantizers: Quantizers
+    store: Store
+    log: TrialLog
+    key: str  # of this job in the log
+    teach_seconds: float
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random in the run."""
+        return self.job.search.seed
+
+    def history(self) -> History:
+        """Return every trial of this job so far, those of interrupted runs included."""
+        return self.log.history(self.key)
+
+    def record(self, trial: Trial) -> Trial:
+        """Log a trial and return it."""
+        self.log.record(self.key, trial)
+        return trial
+
+    def combinations(self) -> tuple[tuple[str, Precision], ...]:
+        """Return the runtimes that work on the device, each with the precisions worth trying there."""
+        working = {health.name for health in self.probe.runtimes if health.works}
+        return tuple(
+            (runtime, precision)
+            for runtime in self.target.runtimes
+            if runtime in working
+            for precision in self.target.profile.runtimes[runtime]
+        )
+
+
+@contextmanager
+def workbench(
+    job: Job, *, beside: Path, name: str, out: Path, teacher: object = None, data: object = None, train: bool = True
+) -> Iterator[Workbench]:
+    """Load what the job names, connect the device, and let the teacher learn the task where the job says so.
+
+    Args:
+        job: what is asked for.
+        beside: the folder that the job's relative paths start from.
+        name: of the run.
+        out: where everything is written.
+        teacher: a live torch module in place of the job's.
+        data: a live `ImageClassification` in place of the job's.
+        train: False leaves the teacher untrained: its latency is the same.
+    """
+    store = Store(out / "store")
+    target = load_target(job, beside)
+    with connect(target) as device, Quantizers() as quantizers:
+        probe = _working(device, target)
+        task = (
+            data
+            if isinstance(data, ImageClassification)
+            else load_task(job.task, beside=beside, cache=store.root / "data", seed=job.search.seed)
+        )
+        loaded = load_teacher(job.teacher, beside=beside, task=task, module=teacher)
+        ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
+        identity = [job_digest(job), task.fingerprint, ready.fingerprint, probe.conditions.fingerprint]
+        yield Workbench(
+            job=job,
+            name=name,
+            target=target,
+            task=task,
+            teacher=ready,
+            space=space_for(
+                resolution=task.resolution,
+                channels=task.channels,
+                classes=len(task.classes),
+                families=job.search.families,
+            ),
+            device=device,
+            probe=probe,
+            quantizers=quantizers,
+            store=store,
+            log=TrialLog(out / "trials.sqlite"),
+            key=fingerprint(identity),
+            teach_seconds=seconds,
+        )
+
+
+def _working(device: Device, target: Target) -> ProbeReply:
+    probe = device.probe()
+    if not any(health.works for health in probe.runtimes):
+        problems = "; ".join(f"{health.name}: {health.problem}" for health in probe.runtimes)
+        mends = " or ".join(health.mend for health in probe.runtimes if health.mend)
+        raise BackendMissing(f"no runtime of {target.profile.name} works on {target.device}", cause=problems, mend=mends)
+    return probe
+
+
+def _taught(store: Store, teacher: Teacher, task: ImageClassification, job: Job) -> tuple[Teacher, float]:
+    if job.teacher.epochs == 0:
+        return teacher, 0.0
+    checkpoint = store.run(teach, teacher, task, job.teacher, job.distillation, job.search.seed)
+    return with_weights(teacher, checkpoint), checkpoint.seconds

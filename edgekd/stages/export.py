@@ -1,0 +1,203 @@
+"""Turn torch modules into ONNX files: students by our own emitter, anything else by torch.onnx."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from edgekd.errors import ModelError
+from edgekd.stages.emit import emit
+from edgekd.store import replacing
+from edgekd.students import build, fold
+from edgekd.values.artifact import Artifact
+from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.model import Model
+from edgekd.values.student import StudentSpec
+
+VERSION = 1
+TOOLS = ("torch", "onnx", "onnxscript")
+
+_LARGEST_BYTES = 2_000_000_000  # of a model in one protobuf
+
+log = logging.getLogger(__name__)
+
+
+def export(  # noqa: PLR0917 - all of them name the result, and the store takes them in order
+    folder: Path,
+    spec: StudentSpec,
+    channels: int,
+    classes: int,
+    checkpoint: Checkpoint | None,
+    seed: int = 0,
+) -> Model:
+    """Write a student as `model.onnx`: input `images` (1, C, r, r), output `logits` (1, classes), float32.
+
+    Branches and batch norms are folded, and nodes are named after their modules. Without a checkpoint the
+    weights are those drawn from the seed.
+
+    Raises:
+        ModelError: the checkpoint is of another student, or holds a value that is not finite.
+        IntegrityError: the checkpoint's file is not the one that was recorded.
+
+    """
+    student = build(spec, channels=channels, classes=classes, seed=seed)
+    if checkpoint is not None:
+        _load(student, checkpoint.weights.verified())
+    images = (1, channels, spec.resolution, spec.resolution)
+    return _saved(folder, emit(fold(student), images, (1, classes)))
+
+
+def export_module(
+    folder: Path,
+    module: nn.Module,
+    inputs: Mapping[str, tuple[int, ...]],
+    *,
+    dynamic_batch: bool = False,
+    opset: int = 18,
+    outputs: tuple[str, ...] = (),
+) -> Model:
+    """Write any module as `model.onnx`, by torch.onnx.
+
+    Args:
+        folder: where `model.onnx` goes.
+        module: left as it is; exported in evaluation mode.
+        inputs: float32 shapes by name, batch first. Where all the names are parameters of `forward` they
+            are passed by name, otherwise in order.
+        dynamic_batch: leave the first dimension of every input open.
+        opset: of the ONNX operators.
+        outputs: names for the outputs; none: the exporter's own.
+
+    Raises:
+        ModelError: the module cannot be traced, or the file would exceed 2 GB.
+
+    """
+    _refuse_large(module)
+    with _evaluating(module), _quiet():
+        try:
+            model = _exported(module, inputs, dynamic_batch=dynamic_batch, opset=opset, outputs=outputs)
+        except Exception as error:  # a user's forward may raise anything
+            raise ModelError(
+                f"{type(module).__name__} cannot be exported",
+                cause=_root_cause(error),
+                mend="make forward traceable: tensors of the given shapes in, tensors out, no branches on "
+                "values of tensors; check the names and shapes of the inputs",
+            ) from error
+    return _saved(folder, model)
+
+
+def _load(student: nn.Module, path: Path) -> None:
+    mend = "give the checkpoint that was trained for this spec"
+    try:
+        state = safetensors.torch.load_file(path)
+        student.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        what = f"{path} does not hold this student's weights"
+        raise ModelError(what, cause=str(error)[:500], mend=mend) from error
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ModelError(f"{path} holds values that are not finite", cause=f"in {bad[0]}", mend=mend)
+
+
+def _saved(folder: Path, model: onnx.ModelProto) -> Model:
+    """Write the model after ONNX's own check of its structure, types and shapes."""
+    content = model.SerializeToString(deterministic=True)
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError("the exported model is malformed", cause=str(error)[:500]) from error
+    path = folder / "model.onnx"
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+    return Model(file=Artifact.of(path))
+
+
+def _exported(
+    module: nn.Module,
+    inputs: Mapping[str, tuple[int, ...]],
+    *,
+    dynamic_batch: bool,
+    opset: int,
+    outputs: tuple[str, ...],
+) -> onnx.ModelProto:
+    examples = _examples(module, inputs, dynamic_batch=dynamic_batch)
+    by_name = inputs.keys() <= inspect.signature(module.forward).parameters.keys()
+    batch = {0: torch.export.Dim("batch")} if dynamic_batch else None
+    shapes: Any = dict.fromkeys(examples, batch) if by_name else (batch,) * len(examples)
+    program = torch.onnx.export(
+        module,
+        args=() if by_name else tuple(examples.values()),
+        kwargs=examples if by_name else None,
+        input_names=None if by_name else list(inputs),
+        output_names=list(outputs) or None,
+        dynamic_shapes=shapes if dynamic_batch else None,
+        opset_version=opset,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None  # noqa: S101 - dynamo=True returns a program
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _examples(
+    module: nn.Module, inputs: Mapping[str, tuple[int, ...]], *, dynamic_batch: bool
+) -> dict[str, Tensor]:
+    """Draw inputs on the module's device; a batch that stays open is 2, because 1 would be taken as fixed."""
+    parameter = next(module.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    shapes = {name: (2, *shape[1:]) if dynamic_batch else shape for name, shape in inputs.items()}
+    return {n: torch.randn(shape, generator=generator).to(parameter.device) for n, shape in shapes.items()}
+
+
+def _refuse_large(module: nn.Module) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > _LARGEST_BYTES:
+        raise ModelError(
+            f"{type(module).__name__} cannot be exported to one file",
+            cause=f"its weights take {size / 1e9:.1f} GB, and one ONNX file holds 2 GB",
+            mend="export a smaller model, or a part of this one",
+        )
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = [one for one in module.modules() if one.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Log what the exporter prints and warns of."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
+        warnings.simplefilter("always")
+        try:
+            with contextlib.redirect_stderr(printed):
+                yield
+        finally:
+            for line in (*printed.getvalue().splitlines(), *(str(one.message) for one in warned)):
+                log.debug("torch.onnx: %s", line)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"[:500]

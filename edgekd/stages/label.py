@@ -1,0 +1,100 @@
+"""Keep what the teacher says of one view of the training images, for every student to learn from."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekd.distillation.arithmetic import choose_arithmetic, here
+from edgekd.distillation.knowledge import Taps
+from edgekd.distillation.losses import knowledge_from, teacher_taps
+from edgekd.distillation.teachers import Teacher
+from edgekd.distillation.views import View, batch_view, resized, view_of
+from edgekd.errors import TeacherError
+from edgekd.store import replacing
+from edgekd.tasks.classification import ImageClassification
+from edgekd.values.artifact import Artifact
+from edgekd.values.checkpoint import Labels
+from edgekd.values.job import DistillationSection
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+TOOLS = ("torch",)
+_BATCH = 256
+_LIMIT = 65504.0  # the largest float16
+
+
+def label(  # noqa: PLR0917 - a stage takes its inputs in order
+    folder: Path,
+    teacher: Teacher,
+    task: ImageClassification,
+    view: int,
+    recipe: DistillationSection,
+    seed: int,
+) -> Labels:
+    """Run the teacher over one view of the training images.
+
+    Args:
+        folder: where the outputs are written, a float16 row an image.
+        teacher: is not changed.
+        task: its training images are labelled.
+        view: number of the view.
+        recipe: its losses say which of the teacher's tensors to keep; its mixup is part of the view.
+        seed: of the view.
+
+    Raises:
+        TeacherError: an output is not finite.
+        ConfigError: the losses cannot serve the task.
+
+    """
+    taps = teacher_taps(knowledge_from(recipe, classes=len(task.classes)))
+    start_s = time.monotonic()
+    outputs = _outputs(teacher, task, view_of(task, view, seed=seed, mixup=recipe.mixup), taps)
+    seconds = max(time.monotonic() - start_s, 1e-9)
+    log.info("view %d labelled, %.0f images/s", view, len(task.train) / seconds)
+    return Labels(
+        outputs={tap: _written(folder / f"{tap}.npy", rows) for tap, rows in outputs.items()},
+        view=view,
+        seed=seed,
+        mixup=recipe.mixup,
+        samples=len(task.train),
+    )
+
+
+def _outputs(
+    teacher: Teacher, task: ImageClassification, view: View, taps: tuple[str, ...]
+) -> dict[str, NDArray[np.float16]]:
+    device, count = here(), len(task.train)
+    module = copy.deepcopy(teacher.module).to(device).eval()
+    first, _ = batch_view(task, np.arange(min(_BATCH, count)), view, device=device)
+    arithmetic = choose_arithmetic(module, resized(first, teacher.resolution), training=False)
+    arithmetic.place(module)
+    parts: dict[str, list[NDArray[np.float16]]] = {tap: [] for tap in taps}
+    with torch.inference_mode(), Taps(module, taps) as tapped:
+        for start in range(0, count, _BATCH):
+            images, _ = batch_view(task, np.arange(start, min(start + _BATCH, count)), view, device=device)
+            with arithmetic.autocast(device):
+                outputs = tapped(arithmetic.placed(resized(images, teacher.resolution)))
+            for tap in taps:
+                parts[tap].append(_half(outputs[tap], tap))
+    return {tap: np.concatenate(rows) for tap, rows in parts.items()}
+
+
+def _half(tensor: torch.Tensor, tap: str) -> NDArray[np.float16]:
+    if not torch.isfinite(tensor).all():
+        raise TeacherError(f"the teacher's {tap} are not finite on a training image")
+    half: NDArray[np.float16] = tensor.float().clamp(-_LIMIT, _LIMIT).cpu().numpy().astype(np.float16)
+    return half
+
+
+def _written(path: Path, rows: NDArray[np.float16]) -> Artifact:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+    return Artifact.of(path)

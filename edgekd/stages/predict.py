@@ -1,0 +1,92 @@
+"""Expected latency of a student nobody has timed yet, from those that were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from edgekd.students import costs
+from edgekd.values.budget import Limits
+from edgekd.values.model import Precision
+from edgekd.values.student import StudentSpec
+from edgekd.values.trial import History, Trial
+
+LEAST_TRIALS = 3
+_PRIOR_SPREAD = 0.15  # relative error assumed where there are too few trials to tell
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyModel:
+    """Median latency as a sum of costs, each with a price that the device sets.
+
+    A forward pass is a start-up, a dispatch for each convolution, dense and depthwise arithmetic, and memory
+    traffic; no price can be negative, so that the model extrapolates from few measurements as physics does.
+    """
+
+    prices: tuple[float, ...]  # ms per unit of `costs`
+    spread: float  # relative SD of the leave-one-out errors
+    trials: int
+
+    def p50_ms(self, spec: StudentSpec, channels: int, classes: int) -> float:
+        """Return the expected median in ms."""
+        return float(np.dot(self.prices, costs(spec, channels=channels, classes=classes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """One latency model for each runtime and precision that was measured."""
+
+    models: dict[tuple[str, Precision], LatencyModel]
+    tail: float  # what must hold the budget / median, typical of this device
+
+    def expected_ms(self, spec: StudentSpec, runtime: str, precision: Precision, *, channels: int, classes: int) -> float:
+        """Return what will be held against the budget, in ms."""
+        model = self.models[runtime, precision]
+        return model.p50_ms(spec, channels, classes) * self.tail
+
+
+def predict(history: History, limits: dict[str, Limits], *, channels: int, classes: int) -> Predictor:
+    """Learn the device from every trial that was timed."""
+    timed = [trial for trial in history.trials if trial.latency is not None]
+    groups: dict[tuple[str, Precision], list[Trial]] = {}
+    for trial in timed:
+        groups.setdefault((trial.proposal.runtime, trial.proposal.precision), []).append(trial)
+    models = {
+        key: _fitted(group, channels, classes) for key, group in groups.items() if len(group) >= LEAST_TRIALS
+    }
+    return Predictor(models=models, tail=_tail(timed, limits))
+
+
+def _fitted(trials: list[Trial], channels: int, classes: int) -> LatencyModel:
+    rows = np.array([costs(trial.proposal.spec, channels=channels, classes=classes) for trial in trials])
+    p50_ms = np.array([trial.latency.percentile(50) for trial in trials if trial.latency])
+    errors = []
+    for left_out in range(len(trials)):
+        kept = np.arange(len(trials)) != left_out
+        prices = _prices(rows[kept], p50_ms[kept])
+        errors.append(float(rows[left_out] @ prices / p50_ms[left_out] - 1))
+    spread = float(np.sqrt(np.mean(np.square(errors)))) if len(trials) > LEAST_TRIALS else _PRIOR_SPREAD
+    return LatencyModel(prices=tuple(_prices(rows, p50_ms)), spread=spread, trials=len(trials))
+
+
+def _prices(rows: npt.NDArray[np.float64], p50_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Dividing by the latency makes least squares minimise relative errors: 10 us matter where 100 us are all.
+    scale = rows.max(axis=0) + 1e-12
+    prices, _ = nnls(rows / scale / p50_ms[:, None], np.ones(len(rows)))
+    return np.asarray(prices / scale)
+
+
+def _tail(trials: list[Trial], limits: dict[str, Limits]) -> float:
+    """Return how far the budget's own bound lies above the median, typically."""
+    ratios = []
+    for trial in trials:
+        limit = limits.get(trial.proposal.runtime)
+        if trial.latency and limit:
+            limit_ms = min(limit.latency_ms.values())
+            ratios.append(limit.tightness(trial.latency) * limit_ms / trial.latency.percentile(50))
+    finite = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return median(finite) if finite else 1.3

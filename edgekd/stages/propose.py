@@ -1,0 +1,140 @@
+"""The next student to try: a pure function of the space and of what was tried."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.stages.predict import Predictor, predict
+from edgekd.students import features, neighbours, sample
+from edgekd.values.budget import Limits
+from edgekd.values.codec import fingerprint
+from edgekd.values.model import Precision
+from edgekd.values.student import Space, StudentSpec
+from edgekd.values.trial import History, Proposal, Trial, Verdict
+
+_POOL = 1500
+_MARGIN = 0.93  # of the limit that the expected latency may use
+_EXPLORATION = 0.7  # standard deviations of the accuracy surrogate added to its mean
+_LEAST_SCORES = 3  # trials with an accuracy before the surrogate is asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A proposal and what is expected of it."""
+
+    proposal: Proposal
+    expected_ms: float
+    limit_ms: float
+
+
+def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: int) -> Proposal | None:
+    """Return the most promising untried student that is expected to meet the budget; None when there is none.
+
+    Candidates are drawn at random and around the best so far, kept where the latency expected on some runtime
+    and precision stays within the limit, and ranked by an accuracy surrogate with an exploration bonus. Until
+    three students have an accuracy, the largest that fits goes first: capacity is the best prior there is.
+    """
+    rng = random.Random(f"{seed}/{len(history.trials)}")  # noqa: S311 - not cryptography
+    predictor = predict(history, limits, channels=space.channels, classes=space.classes)
+    tried = {fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED}
+    pool = [spec for spec in _pool(space, history, rng) if fingerprint(spec) not in tried]
+    fitting = [found for spec in pool if (found := fastest(spec, space, predictor, limits))]
+    within = [found for found in fitting if found.expected_ms <= _MARGIN * found.limit_ms]
+    if not within:
+        return None
+    scores = _scores([found.proposal.spec for found in within], space, history)
+    return within[int(np.argmax(scores))].proposal
+
+
+def fastest(spec: StudentSpec, space: Space, predictor: Predictor, limits: dict[str, Limits]) -> Candidate | None:
+    """Return the runtime and precision on which this student is expected to be furthest below its limit."""
+    found = []
+    for runtime, precision in predictor.models:
+        if runtime in limits:
+            expected_ms = predictor.expected_ms(
+                spec, runtime, precision, channels=space.channels, classes=space.classes
+            )
+            limit_ms = min(limits[runtime].latency_ms.values())
+            proposal = Proposal(spec=spec, runtime=runtime, precision=precision)
+            found.append(Candidate(proposal=proposal, expected_ms=expected_ms, limit_ms=limit_ms))
+    return min(found, key=lambda candidate: candidate.expected_ms / candidate.limit_ms, default=None)
+
+
+def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
+    """Return students to time untrained: spread evenly over the sizes that the space holds, all families in turn."""
+    rng = random.Random(f"{seed}/probes")  # noqa: S311 - not cryptography
+    drawn = [sample(space, rng) for _ in range(_POOL)]
+    chosen = []
+    for at in range(count):
+        family = space.families[at % len(space.families)]
+        sizes = sorted((spec for spec in drawn if spec.family == family), key=lambda s: _size(s, space))
+        # The smallest first: what is impossible shows at once.
+        chosen.append(sizes[round((len(sizes) - 1) * (at / max(count - 1, 1)) * 0.9)])
+    return tuple(chosen)
+
+
+def _pool(space: Space, history: History, rng: random.Random) -> list[StudentSpec]:
+    good = sorted((t for t in history.trials if t.accuracy is not None), key=_accuracy, reverse=True)[:4]
+    near = [trial.proposal.spec for trial in good for _ in range(60)]
+    walked = []
+    for start in near:
+        spec = start
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            spec = neighbours(spec, space, rng)
+        walked.append(spec)
+    return walked + [sample(space, rng) for _ in range(_POOL)]
+
+
+def _scores(specs: list[StudentSpec], space: Space, history: History) -> npt.NDArray[np.float64]:
+    """Rank specs by expected accuracy plus exploration; by capacity while little is known."""
+    size = np.array([_size(spec, space) for spec in specs])
+    known = [trial for trial in history.trials if trial.accuracy is not None]
+    if len(known) < _LEAST_SCORES:
+        # A penalty for what was tried already, so that the first trials differ from each other.
+        return np.asarray(size - 0.3 * _closeness(specs, [t.proposal.spec for t in known], space))
+    return _surrogate(specs, known, space)
+
+
+def _surrogate(specs: list[StudentSpec], known: list[Trial], space: Space) -> npt.NDArray[np.float64]:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+
+    rows, new = _encoded([t.proposal.spec for t in known], space), _encoded(specs, space)
+    centre, scale = new.mean(axis=0), new.std(axis=0) + 1e-9
+    rows, new = (rows - centre) / scale, (new - centre) / scale
+    accuracies = np.array([_accuracy(trial) for trial in known])
+    spread = max(float(accuracies.std()), 1e-3)
+    width = float(np.sqrt(rows.shape[1]))
+    process = GaussianProcessRegressor(RBF(2 * width) + WhiteKernel(0.1), optimizer=None)
+    process.fit(rows, (accuracies - accuracies.mean()) / spread)
+    mean, deviation = process.predict(new, return_std=True)
+    return np.asarray(mean + _EXPLORATION * deviation)
+
+
+def _closeness(specs: list[StudentSpec], others: list[StudentSpec], space: Space) -> npt.NDArray[np.float64]:
+    if not others:
+        return np.zeros(len(specs))
+    rows, known = _encoded(specs, space), _encoded(others, space)
+    scale = rows.std(axis=0) + 1e-9
+    gaps = np.sqrt((((rows[:, None] - known[None]) / scale) ** 2).mean(axis=2))
+    return np.asarray(np.exp(-(gaps.min(axis=1) ** 2)))
+
+
+def _encoded(specs: list[StudentSpec], space: Space) -> npt.NDArray[np.float64]:
+    return np.array([features(spec, channels=space.channels, classes=space.classes) for spec in specs])
+
+
+def _size(spec: StudentSpec, space: Space) -> float:
+    """Return log10 of the multiplications: the capacity prior."""
+    return features(spec, channels=space.channels, classes=space.classes)[0]
+
+
+def _accuracy(trial: Trial) -> float:
+    return trial.accuracy if trial.accuracy is not None else 0.0
+
+
+__all__ = ["Candidate", "Precision", "fastest", "probes", "propose"]

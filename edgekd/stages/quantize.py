@@ -1,0 +1,95 @@
+"""A float model and calibration inputs in, an int8 model for one runtime out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from edgekd.tasks.classification import ImageClassification
+from edgekd.values.artifact import Artifact
+from edgekd.values.model import Model
+from edgekd.values.order import QuantizeOrder
+from edgekd.wire import Child
+
+VERSION = 1
+_TIMEOUT_S = 900.0
+
+
+class Quantizers:
+    """The child process that quantises: started at the first order, kept for the next ones.
+
+    Quantisers parse models and load torch; a process of their own keeps both away from the run.
+    """
+
+    def __init__(self, memory_mib: int = 8192) -> None:
+        self._memory_mib = memory_mib
+        self._child: Child | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the tools that make the result."""
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("nncf", "onnxruntime", "openvino"))
+
+    def order(self, order: QuantizeOrder) -> Model:
+        """Carry out one order in the child.
+
+        Raises:
+            ModelError: the model cannot be quantised.
+            DataError: the calibration inputs cannot serve.
+            WorkerDied: the quantiser crashed; the next order starts a fresh one.
+        """
+        if self._child is None:
+            self._child = Child("edgekd.quantizers", memory_mib=self._memory_mib)
+        try:
+            return self._child.ask("quantize", order, Model, timeout_s=_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __enter__(self) -> Quantizers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def quantize(
+    folder: Path, model: Model, runtime: str, calibration: dict[str, Artifact], quantizers: Quantizers
+) -> Model:
+    """Quantise `model` with the quantiser that suits `runtime`.
+
+    Args:
+        folder: where the int8 model is written.
+        model: a float .onnx.
+        runtime: `onnxruntime` (static Q/DQ, U8S8, per channel) or `openvino` (NNCF).
+        calibration: a .npy for each input, shape (n, *input shape).
+        quantizers: the child that does it.
+
+    Raises:
+        ModelError: the model cannot be quantised.
+        DataError: the calibration inputs cannot serve.
+    """
+    return quantizers.order(
+        QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime)
+    )
+
+
+def calibrate(folder: Path, task: ImageClassification, resolution: int, samples: int) -> Artifact:
+    """Write pre-processed training images to calibrate on: float32, (samples, 1, channels, side, side).
+
+    Training images, because validation chooses students and the test set judges them.
+    """
+    path = folder / "calibration.npy"
+    np.save(path, task.inputs(task.train, resolution, limit=samples))
+    return Artifact.of(path)

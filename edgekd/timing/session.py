@@ -1,0 +1,40 @@
+"""What a model looks like once it is ready to run: the one thing that is timed and inferred with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.values.model import Signature
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Session(Interface):
+    """A compiled model, and the clocks its runtime is timed with."""
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs; every input dimension is known."""
+
+    @property
+    def real_time(self) -> bool:
+        """False where the clock is the session's own, so that the machine's load says nothing about it."""
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Run one inference; inputs are copied in and outputs copied out, as an application would."""
+
+    def clock_ns(self) -> int:
+        """Wall time, monotonic."""
+
+    def cpu_clock_ns(self) -> int:
+        """CPU time of the threads that do the inference."""
+
+
+def all_finite(outputs: Tensors) -> bool:
+    """Say whether every floating-point output is free of NaN and infinity."""
+    return all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f")

@@ -1,0 +1,172 @@
+"""Carry out the host's orders one after the other, around one open engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgekd import backends
+from edgekd.backends import Session, Tensors
+from edgekd.errors import BuildError, EdgekdError, ModelError, UsageError
+from edgekd.timing import conditions, sampling
+from edgekd.values.conditions import Conditions, Load
+from edgekd.values.model import Engine, Model, Signature
+from edgekd.values.order import (
+    Done,
+    InferOrder,
+    InferReply,
+    InspectOrder,
+    OpenOrder,
+    OpenReply,
+    ProbeOrder,
+    ProbeReply,
+    SampleOrder,
+    SampleReply,
+    WarmUpOrder,
+)
+from edgekd.wire import Handler
+from edgekd.worker import guard
+from edgekd.worker.health import health
+from edgekd.worker.rows import read_rows, write_rows
+
+_UNLOADED = Load(load_average=0.0, others_percent=0.0, steal_percent=0.0, involuntary_switches=0)
+
+
+class Worker:
+    """At most one open engine, and what can be asked of it."""
+
+    def __init__(self) -> None:
+        self._taken = ExitStack()
+        self._session: Session | None = None
+        self._ring: tuple[Tensors, ...] = ()
+        self._sampled = 0
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Return what the wire serves."""
+        return {
+            "probe": Handler(order=ProbeOrder, carry_out=self.probe),
+            "inspect": Handler(order=InspectOrder, carry_out=self.inspect),
+            "open": Handler(order=OpenOrder, carry_out=self.open),
+            "warm_up": Handler(order=WarmUpOrder, carry_out=self.warm_up),
+            "sample": Handler(order=SampleOrder, carry_out=self.sample),
+            "infer": Handler(order=InferOrder, carry_out=self.infer),
+        }
+
+    def probe(self, order: ProbeOrder) -> ProbeReply:
+        """Say what the machine is, and run a real inference on each runtime."""
+        before = conditions.read_counters()
+        runtimes = tuple(health(name) for name in order.runtimes)
+        load = conditions.load_between(before, conditions.read_counters())
+        return ProbeReply(conditions=conditions.conditions(load), runtimes=runtimes)
+
+    def inspect(self, order: InspectOrder) -> Signature:
+        """Check a model and read its signature.
+
+        Raises:
+            ModelError: it is malformed, hostile, or not what its format allows.
+
+        """
+        path = order.model.verified()
+        guard.check(path)
+        if path.suffix == ".xml":
+            from edgekd.backends import openvino  # reads its own format, and is needed for no other
+
+            return openvino.read_signature(path)
+        _full_check(path)
+        return guard.onnx_signature(path)
+
+    def open(self, order: OpenOrder) -> OpenReply:
+        """Compile an engine and run it once; it stays open until the next one.
+
+        Raises:
+            BuildError: the runtime refuses the model, or cannot run it.
+
+        """
+        self.close()
+        _check(order.engine.model)
+        backend = backends.load(order.engine.runtime)
+        before_mib, start = conditions.memory_mib(), time.perf_counter()
+        session = self._taken.enter_context(backend.open(order.engine))
+        _run_once(session, order.engine)
+        self._session = session
+        open_ms = (time.perf_counter() - start) * 1e3 if session.real_time else session.clock_ns() / 1e6
+        grown_mib = max(0.0, conditions.memory_mib() - before_mib)
+        return OpenReply(signature=session.signature, open_ms=open_ms, memory_mib=grown_mib)
+
+    def warm_up(self, order: WarmUpOrder) -> Done:
+        """Run the open engine until it is stationary."""
+        session = self._opened()
+        self._ring, self._sampled = sampling.varied_inputs(session.signature, order.seed), 0
+        sampling.warm_up(session, self._ring, order.least_ms)
+        return Done()
+
+    def sample(self, order: SampleOrder) -> SampleReply:
+        """Time inferences of the open engine."""
+        session = self._opened()
+        if not self._ring:
+            raise UsageError("the engine is not warm", mend="order `warm_up` before `sample`")
+        before = conditions.read_counters()
+        found = sampling.sample(session, self._ring, order.samples, first=self._sampled)
+        after = conditions.read_counters()
+        self._sampled += order.samples
+        load = conditions.load_between(before, after) if session.real_time else _UNLOADED
+        return SampleReply(wall_ns=found.wall_ns, cpu_ns=found.cpu_ns, conditions=conditions.conditions(load))
+
+    def infer(self, order: InferOrder) -> InferReply:
+        """Run the open engine over rows of inputs."""
+        session = self._opened()
+        count, rows = read_rows(order.inputs, session.signature.inputs)
+        answers: Iterator[Mapping[str, NDArray[Any]]] = (session.run(row) for row in rows)
+        return InferReply(outputs=write_rows(order.folder, count, answers))
+
+    def close(self) -> None:
+        """Free the open engine, if there is one."""
+        self._session, self._ring = None, ()
+        self._taken.close()
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise UsageError("no engine is open", mend="order `open` first")
+        return self._session
+
+
+def _check(model: Model) -> None:
+    if model.weights is not None:
+        weights = model.weights.verified()
+        if weights != model.file.path.with_suffix(".bin"):  # the only one that OpenVINO reads
+            raise ModelError(
+                f"{weights} does not belong to {model.file.path}", mend="keep .xml and .bin together"
+            )
+    guard.check(model.file.verified())
+
+
+def _run_once(session: Session, engine: Engine) -> None:
+    feeds = sampling.varied_inputs(session.signature, seed=0, count=1)[0]
+    try:
+        session.run(feeds)
+    except (EdgekdError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - runtimes raise what they like
+        raise BuildError(
+            f"{engine.name} compiles the model but cannot run it", cause=str(error)[:1000]
+        ) from error
+
+
+def _full_check(path: Path) -> None:
+    """Let onnx check operators, types and shapes, where onnx is installed."""
+    try:
+        import onnx
+    except ImportError:  # a device has only its runtime, which checks again when it compiles
+        return
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # noqa: BLE001 - ValidationError, InferenceError and protobuf's share no base
+        cause = str(error).strip()[:1000]
+        raise ModelError(
+            f"{path.name} is not a valid ONNX model", cause=cause, mend="export it again"
+        ) from error

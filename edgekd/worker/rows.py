@@ -1,0 +1,98 @@
+"""Feed rows of .npy files to a session and write its answers as .npy files, one row at a time in memory."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.errors import DataError, ModelError, ResourcesExhausted
+from edgekd.timing.session import Tensors
+from edgekd.values.artifact import Artifact
+from edgekd.values.model import TensorSpec
+
+
+def read_rows(inputs: Mapping[str, Artifact], specs: Sequence[TensorSpec]) -> tuple[int, Iterator[Tensors]]:
+    """Open the inputs of a session; return how many rows they have, and the rows.
+
+    Raises:
+        DataError: a file is missing, no .npy, or not of the shape and type the model takes.
+
+    """
+    for name in set(inputs) ^ {spec.name for spec in specs}:
+        problem = "is no input of the model" if name in inputs else "has no .npy file"
+        raise DataError(f"input {name!r} {problem}", mend=f"give: {', '.join(spec.name for spec in specs)}")
+    arrays = {spec.name: _array(inputs[spec.name], spec) for spec in specs}
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or not all(counts):
+        raise DataError(
+            "the inputs must have the same number of rows, at least one", cause=f"they have {counts}"
+        )
+    count = counts.pop()
+    rows = ({name: np.array(array[at]) for name, array in arrays.items()} for at in range(count))
+    return count, rows
+
+
+def write_rows(
+    folder: Path, count: int, answers: Iterator[Mapping[str, NDArray[Any]]]
+) -> dict[str, Artifact]:
+    """Write the answers to `count` rows, one .npy file an output.
+
+    Raises:
+        ModelError: an output changes its shape from row to row.
+        ResourcesExhausted: the disk is full.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: dict[str, Path] = {}
+    try:
+        with ExitStack() as stack:
+            files: dict[str, _RowFile] = {}
+            for row in answers:
+                for at, (name, array) in enumerate(row.items()):
+                    if name not in files:
+                        paths[name] = folder / f"output_{at}.npy"  # an output's own name may hold anything
+                        files[name] = _RowFile(stack.enter_context(paths[name].open("wb")), count, array)
+                    files[name].write(name, array)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        mend = "free some space and give the same command again"
+        raise ResourcesExhausted(f"cannot write {folder}", cause=str(error), mend=mend) from error
+    return {name: Artifact.of(path) for name, path in paths.items()}
+
+
+class _RowFile:
+    """A .npy file of known length, written row by row."""
+
+    def __init__(self, file: BinaryIO, count: int, first: NDArray[Any]) -> None:
+        self._file, self._shape, self._dtype = file, first.shape, first.dtype
+        header = np.lib.format.header_data_from_array_1_0(first)
+        np.lib.format.write_array_header_1_0(
+            file, {**header, "fortran_order": False, "shape": (count, *first.shape)}
+        )
+
+    def write(self, name: str, row: NDArray[Any]) -> None:
+        if row.shape != self._shape or row.dtype != self._dtype:
+            mend = "give inputs of a fixed shape"
+            raise ModelError(f"output {name!r} changes its shape from row to row", mend=mend)
+        self._file.write(row.tobytes())
+
+
+def _array(artifact: Artifact, spec: TensorSpec) -> NDArray[Any]:
+    path = artifact.verified()
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path.name} is not a readable .npy file", cause=str(error)) from error
+    if str(array.dtype) != spec.dtype or array.shape[1:] != spec.shape:
+        found = f"{array.dtype} rows of {array.shape[1:]}"
+        raise DataError(
+            f"input {spec.name!r} takes {spec.dtype} rows of {spec.shape}", cause=f"{path.name} holds {found}"
+        )
+    return array
