@@ -18,14 +18,14 @@ from edgekd.timing.session import Session, Tensors
 from edgekd.values.codec import did_you_mean
 from edgekd.values.model import Engine, Precision, TensorSpec
 
-__all__ = ["NAMES", "Backend", "Session", "Tensors", "check_precision", "load", "settled"]
+__all__ = ["NAMES", "PACKAGES", "Backend", "Session", "Tensors", "check_precision", "load", "settled"]
 
 _MODULES = {
     "onnxruntime": "edgekd.backends.onnxruntime",
     "openvino": "edgekd.backends.openvino",
     "rehearsal": "edgekd.backends.rehearsal",
 }
-_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "rehearsal": "onnx"}  # for pip
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "rehearsal": "onnx"}  # for pip
 
 NAMES: tuple[str, ...] = tuple(_MODULES)
 
@@ -61,7 +61,7 @@ def load(name: str) -> Backend:
     try:
         return cast("Backend", importlib.import_module(_MODULES[name]))
     except ImportError as error:
-        mend = f"run `pip install {_PACKAGES[name]}` on the device"
+        mend = f"run `pip install {PACKAGES[name]}` on the device"
         raise BackendMissing(f"the runtime {name} does not import", cause=str(error), mend=mend) from error
 
 

@@ -96,19 +96,39 @@ class OvSession:
         self._request = compiled.create_infer_request()
         self._compiled = compiled
         self.signature = _signature(compiled)
-        self._inputs = [spec.name for spec in self.signature.inputs]
+        request = self._request
+        self._inputs = {
+            spec.name: request.get_input_tensor(at).data for at, spec in enumerate(self.signature.inputs)
+        }
         self._outputs = [spec.name for spec in self.signature.outputs]
         self.clock_ns = time.perf_counter_ns
         # One stream of one thread runs in the calling thread; a pool can only be seen as a process.
         self.cpu_clock_ns = time.thread_time_ns if threads == 1 else time.process_time_ns
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        """Run one inference."""
-        answers = self._request.infer([feeds[name] for name in self._inputs])
-        return dict(zip(self._outputs, answers.to_tuple()))
+        """Run one inference.
+
+        Inputs are copied into the request's own tensors: handing arrays to `infer` costs 25 us more a call,
+        a quarter of a small network.
+
+        Raises:
+            ValueError: an input is not of the shape and type the model takes.
+
+        """
+        for name, tensor in self._inputs.items():
+            given = feeds[name]
+            if given.shape != tensor.shape or given.dtype != tensor.dtype:  # copyto would broadcast and cast
+                raise ValueError(
+                    f"{name!r} takes {tensor.dtype} {tensor.shape}, not {given.dtype} {given.shape}"
+                )
+            np.copyto(tensor, given)
+        request = self._request
+        request.infer()
+        return {name: np.array(request.get_output_tensor(at).data) for at, name in enumerate(self._outputs)}
 
     def close(self) -> None:
         """Free the compiled model."""
+        self._inputs.clear()
         del self._request, self._compiled
 
 

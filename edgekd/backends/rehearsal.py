@@ -17,11 +17,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from edgekd.backends import check_precision, settled
 from edgekd.errors import BuildError
 from edgekd.timing.session import Tensors
 from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+
+Array = NDArray[Any]
 
 _MACS_PER_NS = {Precision.FP32: 20.0, Precision.BF16: 30.0, Precision.INT8: 60.0}
 _CALL_NS, _NODE_NS = 4_000, 1_000
@@ -62,19 +65,54 @@ def open(engine: Engine) -> Iterator[RehearsalSession]:  # noqa: A001 - the name
     yield session
 
 
+def reference(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """Return the reference evaluator of a model, Q/DQ of every opset included."""
+    return ReferenceEvaluator(model, new_ops=[QuantizeLinear, DequantizeLinear])
+
+
+class QuantizeLinear(OpRun):  # type: ignore[misc]
+    """ONNX's operator of that name, for the opsets before 19 which the reference leaves out."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+    ) -> tuple[Array]:
+        zero = np.zeros_like(scale, dtype=np.uint8) if zero is None else zero
+        integers = np.rint(x / _along(scale, x, axis)) + _along(zero, x, axis)
+        limits = np.iinfo(zero.dtype)
+        return (np.clip(integers, limits.min, limits.max).astype(zero.dtype),)
+
+
+class DequantizeLinear(OpRun):  # type: ignore[misc]
+    """ONNX's operator of that name, for the opsets before 19 which the reference leaves out."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **_: Any
+    ) -> tuple[Array]:
+        shifted = x.astype(np.float32)
+        if zero is not None:
+            shifted -= _along(zero, x, axis).astype(np.float32)
+        return (np.asarray(shifted * _along(scale, x, axis), dtype=scale.dtype),)
+
+
 class RehearsalSession:
     """The reference evaluator with a clock that only `run` moves."""
 
     real_time = False
 
     def __init__(self, model: onnx.ModelProto, engine: Engine) -> None:
+        if not model.graph.output:
+            raise BuildError("the file holds no graph with outputs", mend="export the model again")
         constants = {tensor.name for tensor in model.graph.initializer}
         inputs = [_spec(value) for value in model.graph.input if value.name not in constants]
         self.signature = Signature(
             inputs=settled(inputs, engine.shapes or {}),
             outputs=tuple(_spec(value) for value in model.graph.output),
         )
-        self._evaluator = ReferenceEvaluator(model)
+        self._evaluator = reference(model)
         self._latency_ns = _latency_ns(model, self.signature, engine)
         self._chance = random.Random(engine.model.file.sha256)  # noqa: S311 - noise, not a secret
         self._kept: dict[bytes, list[Any]] = {}
@@ -158,9 +196,18 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
+def _along(parameter: Array, x: Array, axis: int) -> Array:
+    """Give a scale or zero point a channel the shape that broadcasts over `x`."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
 def _key(feeds: Tensors) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for name, array in feeds.items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.digest()

@@ -23,7 +23,7 @@ from edgekd.errors import EdgekdError, ResourcesExhausted, UsageError
 INTERNAL = 70
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _AGAIN = "give the same command again: it goes on where it was"
 
 
@@ -38,8 +38,7 @@ class Stopped(BaseException):
 @contextmanager
 def ending() -> Iterator[None]:
     """Run a command; whatever it raises, the process ends with a message and the exit code that it means."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without arrows is no reason to fail
@@ -59,8 +58,9 @@ def ending() -> Iterator[None]:
         show_error(known or _internal(error))
     else:
         return
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     raise SystemExit(code)
 
 
@@ -78,8 +78,8 @@ def explained(error: Exception) -> EdgekdError | None:
     if isinstance(error, OSError) and error.errno in _FULL:
         what = f"cannot write {error.filename}" if error.filename else "cannot write"
         return ResourcesExhausted(what, cause=error.strerror or "", mend=f"free some space, then {_AGAIN}")
-    if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
-        mend = "change its permissions, or give another path"
+    if isinstance(error, OSError) and error.errno in _UNUSABLE and error.filename:
+        mend = "give another path, or change its permissions"
         return UsageError(f"cannot use {error.filename}", cause=error.strerror or "", mend=mend)
     return None
 

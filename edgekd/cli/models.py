@@ -17,6 +17,7 @@ from edgekd.cli.options import (
     Threads,
     Verbose,
     choices_from,
+    precision_from,
     precisions_from,
     shapes_from,
 )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 PROFILE = """\
   [cyan]edgekd profile model.onnx[/cyan]
-  [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino --precision fp32,bf16[/cyan]
+  [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino[/cyan]
   [cyan]edgekd profile bundle/model.onnx --threads 2 --json[/cyan]
 """
 EXPORT = """\
@@ -209,7 +210,7 @@ def compile_(
 
     DIR is compiled/ unless given.
     """
-    (wanted,) = precisions_from(precision)
+    wanted = precision_from(precision)
     target = _target(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline

@@ -34,7 +34,7 @@ JobArgument = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SECTION.KEY=VALUE]...",
+        metavar="SECTION.KEY=VALUE",
         help="Change a value of the job, such as budget.latency_ms.p99=1.5",
         show_default=False,
     ),
@@ -118,3 +118,16 @@ def precisions_from(text: str | None, option: str = "--precision") -> tuple[Prec
     """
     known = [precision.value for precision in Precision]
     return tuple(Precision(word) for word in choices_from(text, known, option))
+
+
+def precision_from(text: str, option: str = "--precision") -> Precision:
+    """Read one precision.
+
+    Raises:
+        UsageError: it is none, or there are several.
+
+    """
+    found = precisions_from(text, option)
+    if len(found) != 1:
+        raise UsageError(f"{option} {text!r} is not one precision", mend=f"give one, such as {option} fp32")
+    return found[0]

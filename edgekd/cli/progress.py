@@ -76,10 +76,14 @@ def progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     """Show edgekd's log records on stderr while a command runs; libraries' warnings only when verbose."""
     logger = logging.getLogger("edgekd")
     handler = Progress(sys.stderr, verbose=verbose)
-    before = logger.level, logger.propagate
+    chatter = logging.getLogger(
+        "torch.onnx._internal.exporter"
+    )  # it logs each optional library that is not installed
+    before = logger.level, logger.propagate, chatter.level
     logger.addHandler(handler)
     logger.propagate = False
     logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    chatter.setLevel(logging.NOTSET if verbose else logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default" if verbose else "ignore")
@@ -87,4 +91,6 @@ def progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     finally:
         handler.clear()
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        logger.propagate = before[1]
+        logger.setLevel(before[0])
+        chatter.setLevel(before[2])

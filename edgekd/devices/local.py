@@ -1,4 +1,4 @@
-"""This machine as a target: every order in a fresh child process of the worker."""
+"""The machine edgekd runs on, as a target: every order in a fresh child process of the worker."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekd import backends
 from edgekd.errors import BuildError, DeviceError, ModelError, WorkerDied
 from edgekd.timing import trust
 from edgekd.values.artifact import Artifact
@@ -36,6 +37,7 @@ from edgekd.wire import Child
 
 _WORKER = "edgekd.worker"
 _PROBE_TIMEOUT_S = 60.0
+_ROW_TIMEOUT_S = 1.0
 
 
 class LocalDevice:
@@ -127,9 +129,10 @@ class LocalDevice:
         )
         with self._clocked(), self._child() as child:
             self._open(child, engine)
-            rows = max((len(_mapped(file)) for file in inputs.values()), default=0)
+            rows = max((_rows(file) for file in inputs.values()), default=0)
             with _naming(engine):
-                reply = child.ask("infer", order, InferReply, timeout_s=self._timeout_s + rows)
+                timeout_s = self._timeout_s + rows * _ROW_TIMEOUT_S
+                reply = child.ask("infer", order, InferReply, timeout_s=timeout_s)
         _check_rows(reply.outputs, rows)
         return reply.outputs
 
@@ -147,7 +150,7 @@ class LocalDevice:
                 order = ProbeOrder(runtimes=(runtime,))
                 return child.ask("probe", order, ProbeReply, timeout_s=_PROBE_TIMEOUT_S)
             except DeviceError as error:
-                mend = f"run `pip install --force-reinstall {runtime}`"
+                mend = f"run `pip install --force-reinstall {backends.PACKAGES.get(runtime, runtime)}`"
                 return RuntimeHealth(name=runtime, version="", works=False, problem=str(error), mend=mend)
 
     def _open(self, child: Child, engine: Engine) -> OpenReply:
@@ -200,17 +203,24 @@ class _Run:
     def latency(self, engine: Engine, protocol: Protocol) -> Latency:
         wall_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.wall_ns)
         cpu_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.cpu_ns)
+        preempted = tuple(one for block in self.blocks for one in block.preempted)
         conditions = replace(self.blocks[-1].conditions, load=self._load())
         verdict = trust.judge(
             wall_ms,
             cpu_ms,
+            preempted,
             blocks=len(self.blocks),
             load=conditions.load,
             cores=conditions.hardware.cores,
             threads=engine.threads,
         )
         return Latency(
-            samples_ms=wall_ms, cpu_ms=cpu_ms, protocol=protocol, conditions=conditions, trust=verdict
+            samples_ms=wall_ms,
+            cpu_ms=cpu_ms,
+            preempted=preempted,
+            protocol=protocol,
+            conditions=conditions,
+            trust=verdict,
         )
 
     def _load(self) -> Load:
@@ -241,12 +251,15 @@ def _absolute(artifact: Artifact) -> Artifact:
     return replace(artifact, path=artifact.path.absolute())
 
 
-def _mapped(artifact: Artifact) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    return np.load(artifact.path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+def _rows(file: Artifact) -> int:
+    """Count the rows of a .npy file; 0 where it is none, which the worker then explains."""
+    try:
+        return len(np.load(file.path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError, EOFError, TypeError):
+        return 0
 
 
 def _check_rows(outputs: Mapping[str, Artifact], rows: int) -> None:
     for name, file in outputs.items():
-        found = _mapped(file)
-        if len(found) != rows:
-            raise WorkerDied(f"output {name!r} has {len(found)} rows for {rows} inputs")
+        if (found := _rows(file)) != rows:
+            raise WorkerDied(f"output {name!r} has {found} rows for {rows} inputs")

@@ -79,11 +79,12 @@ def train(folder: Path, module: nn.Module, course: Course) -> Checkpoint:
     device, path = here(), folder / "state.safetensors"
     with torch.random.fork_rng():
         state = _begin(path, module.to(device), course, device)
-        while state.progress.epoch < course.epochs:
-            _epoch(state, path, course, device)
-    weights = checkpoints.save_tensors(folder / "weights.safetensors", state.weights)
-    checkpoints.load_module(module, weights)
-    score = accuracy(module, course.task, course.task.validation, course.resolution)
+        with state.progress.arithmetic.at_work():
+            while state.progress.epoch < course.epochs:
+                _epoch(state, path, course, device)
+            weights = checkpoints.save_tensors(folder / "weights.safetensors", state.weights)
+            checkpoints.load_module(module, weights)
+            score = accuracy(module, course.task, course.task.validation, course.resolution)
     progress = state.progress
     log.info("trained %d epochs in %.0f s: validation accuracy %.4f", course.epochs, progress.seconds, score)
     return Checkpoint(
@@ -114,7 +115,7 @@ def run_epoch(state: TrainingState, course: Course, device: torch.device) -> flo
     state.module.train()
     with Taps(state.module, [one.student for one in course.knowledge]) as taps:
         for step, indices in enumerate(_batches(course, epoch), first):
-            total += _step(state, taps, course, _material(course, lesson, indices, device), step)
+            total += take_step(state, taps, course, material_of(course, lesson, indices, device), step)
             if (step - first) % _CHECK_STEPS == 0 and not math.isfinite(float(total)):
                 raise _Diverged
     mean = float(total) / steps_an_epoch(course)
@@ -124,7 +125,7 @@ def run_epoch(state: TrainingState, course: Course, device: torch.device) -> flo
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Material:
+class Material:
     """One batch on the device."""
 
     images: Tensor  # (B, C, resolution, resolution)
@@ -135,7 +136,7 @@ class _Material:
 def _begin(path: Path, module: nn.Module, course: Course, device: torch.device) -> TrainingState:
     """Take up a saved training, or start one: the arithmetic is chosen once and kept with the state."""
     lesson = course.lesson(0)
-    sample = _material(course, lesson, np.arange(min(32, len(course.task.train))), device)
+    sample = material_of(course, lesson, np.arange(min(course.recipe.batch, len(course.task.train))), device)
     adapters = _adapters(module, course, sample).to(device)
     done = saved_progress(path)
     if done is not None:
@@ -187,15 +188,15 @@ def _batches(course: Course, epoch: int) -> Iterator[NDArray[np.int64]]:
     yield from np.array_split(order, steps_an_epoch(course))
 
 
-def _material(course: Course, lesson: Lesson, indices: NDArray[np.int64], device: torch.device) -> _Material:
+def material_of(course: Course, lesson: Lesson, indices: NDArray[np.int64], device: torch.device) -> Material:
     images, labels = batch_view(course.task, indices, lesson.view, device=device)
     targets = {
         tap: torch.from_numpy(rows[indices]).to(device, torch.float32) for tap, rows in lesson.targets.items()
     }
-    return _Material(images=resized(images, course.resolution), labels=labels, targets=targets)
+    return Material(images=resized(images, course.resolution), labels=labels, targets=targets)
 
 
-def _step(state: TrainingState, taps: Taps, course: Course, material: _Material, step: int) -> Tensor:
+def take_step(state: TrainingState, taps: Taps, course: Course, material: Material, step: int) -> Tensor:
     """Take one step; return its loss, made not finite where the gradient is not."""
     arithmetic, recipe = state.progress.arithmetic, course.recipe
     with arithmetic.autocast(material.images.device):
@@ -214,7 +215,7 @@ def _step(state: TrainingState, taps: Taps, course: Course, material: _Material,
     return loss.detach() + 0 * norm
 
 
-def _adapters(module: nn.Module, course: Course, sample: _Material) -> nn.ModuleDict:
+def _adapters(module: nn.Module, course: Course, sample: Material) -> nn.ModuleDict:
     """Make the adapters that the shapes ask for; their start depends on the seed alone."""
     wanted = {one.name: one for one in course.knowledge if one.adapter is not None}
     torch.manual_seed(course.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import importlib.util
 import pickle
@@ -10,12 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from edgekd.distillation.arithmetic import Arithmetic, choose_arithmetic
 from edgekd.distillation.checkpoints import load_module, load_tensors
 from edgekd.errors import BackendMissing, IntegrityError, TeacherError
 from edgekd.tasks.classification import ImageClassification
@@ -24,6 +27,7 @@ from edgekd.values.codec import did_you_mean
 from edgekd.values.job import TeacherSection
 
 _FORMS = "FILE.py:FUNCTION, with FILE.py beside the job, or timm:NAME"
+_TRIAL_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,16 +36,28 @@ class Teacher:
 
     module: nn.Module
     resolution: int
+    channels: int
     fingerprint: str  # of its architecture and weights
 
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """The arithmetic it answers fastest in; measured once, at the first use."""
+        shape = (_TRIAL_BATCH, self.channels, self.resolution, self.resolution)
+        device = next((weight.device for weight in self.module.parameters()), torch.device("cpu"))
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        return choose_arithmetic(self.module, images, training=False)
 
-def load_teacher(section: TeacherSection, *, beside: Path, task: ImageClassification) -> Teacher:
+
+def load_teacher(
+    section: TeacherSection, *, beside: Path, task: ImageClassification, module: object = None
+) -> Teacher:
     """Make the module that `[teacher]` names and give it its weights.
 
     Args:
         section: `model` is FILE.py:FUNCTION, the user's own code, called without arguments; or timm:NAME.
         beside: the folder that relative paths start from: the job's.
         task: its images are what the teacher must take.
+        module: a live torch module in place of the one that `section` names.
 
     Raises:
         TeacherError: it cannot be made, the weights are another network's, or its outputs do not fit the classes.
@@ -49,21 +65,25 @@ def load_teacher(section: TeacherSection, *, beside: Path, task: ImageClassifica
         BackendMissing: timm is not installed.
 
     """
+    if module is not None:
+        return from_module(module, task)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module, source = _made(section.model, beside, task)
+        made, source = _made(section.model, beside, task)
     if section.weights is not None:
-        _put(module, beside / Path(section.weights).expanduser())
-    return _frozen(module, task, source)
+        _put(made, beside / Path(section.weights).expanduser())
+    return _frozen(made, task, source)
 
 
-def from_module(module: nn.Module, task: ImageClassification) -> Teacher:
+def from_module(module: object, task: ImageClassification) -> Teacher:
     """Take a live module as the teacher; it is copied, so that what the caller does later changes nothing.
 
     Raises:
-        TeacherError: its outputs do not fit the classes.
+        TeacherError: it is no torch module, or its outputs do not fit the classes.
 
     """
+    if not isinstance(module, nn.Module):
+        raise TeacherError(f"the teacher is a {type(module).__name__}", mend="give a torch.nn.Module")
     return _frozen(copy.deepcopy(module), task, "")
 
 
@@ -75,8 +95,8 @@ def with_weights(teacher: Teacher, checkpoint: Checkpoint) -> Teacher:
 
     """
     module = load_module(copy.deepcopy(teacher.module), checkpoint.weights)
-    return Teacher(
-        module=module, resolution=teacher.resolution, fingerprint=fingerprint_of(module, teacher.fingerprint)
+    return dataclasses.replace(
+        teacher, module=module, fingerprint=fingerprint_of(module, teacher.fingerprint)
     )
 
 
@@ -240,7 +260,12 @@ def _some(names: list[str]) -> str:
 def _frozen(module: nn.Module, task: ImageClassification, source: str) -> Teacher:
     module.eval().requires_grad_(False)
     _check_outputs(module, task)
-    return Teacher(module=module, resolution=task.resolution, fingerprint=fingerprint_of(module, source))
+    return Teacher(
+        module=module,
+        resolution=task.resolution,
+        channels=task.channels,
+        fingerprint=fingerprint_of(module, source),
+    )
 
 
 def _check_outputs(module: nn.Module, task: ImageClassification) -> None:

@@ -43,6 +43,7 @@ def run(
 
     Raises:
         EdgekdError: see `edgekd.errors`; `BudgetError` where no student meets the budget.
+
     """
     from edgekd.pipeline.loop import close_the_loop
 

@@ -14,11 +14,11 @@ from edgekd.errors import BudgetError
 from edgekd.pipeline.trials import (
     FULL,
     Judged,
+    accuracy_floor,
     accuracy_of,
     compiled,
     distilled,
     judge,
-    logits_of,
     parity_of,
     reference_logits,
 )
@@ -57,7 +57,9 @@ def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Ou
     spec, judged = accepted.trial.proposal.spec, accepted.judged
     checkpoint = distilled(bench, spec, accepted.trial.epochs)
     shipped = [_shipped(bench, judged, accepted, checkpoint)]
-    shipped += [_shipped(bench, other, accepted, checkpoint) for other in _portable(bench, accepted, checkpoint)]
+    shipped += [
+        _shipped(bench, other, accepted, checkpoint) for other in _portable(bench, accepted, checkpoint)
+    ]
     accuracy = Accuracies(
         metric=bench.task.metric,
         teacher=bench.teacher_accuracy("test"),
@@ -82,6 +84,8 @@ def refuse(bench: Workbench, out: Path, command: str, error: BudgetError) -> Pat
         refusal=f"{error.what}: {error.cause}" if error.cause else error.what,
         relaxation=error.mend,
         teacher_accuracy=bench.teacher_accuracy("validation"),
+        accuracy_floor=accuracy_floor(bench),
+        metric=bench.task.metric,
     )
     return report(out / "report.html", content)
 
@@ -145,9 +149,9 @@ def _calibration(bench: Workbench, accepted: Accepted) -> str:
 def _samples(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> Artifact:
     """Keep a few test images with what torch says of them."""
     logits = reference_logits(bench, accepted.trial.proposal.spec, checkpoint, "test", _SAMPLES)
-    images = bench.task.test
+    chosen = bench.task.test.spread(_SAMPLES)
     path = bench.store.root / "samples.npz"
-    return save_samples(path, np.asarray(images.images[:_SAMPLES]), images.labels[:_SAMPLES], logits)
+    return save_samples(path, np.asarray(chosen.images), chosen.labels, logits)
 
 
 def _tools() -> dict[str, str]:
@@ -164,6 +168,8 @@ def _report(bench: Workbench, command: str, made: Bundle, judged: Judged) -> Rep
         latency=judged.latency,
         teacher_latency=judged.teacher,
         teacher_accuracy=bench.teacher_accuracy("validation"),
+        accuracy_floor=accuracy_floor(bench),
+        metric=bench.task.metric,
     )
 
 
@@ -181,7 +187,7 @@ def _outcome(bench: Workbench, made: Bundle, page: Path, judged: Judged, accepte
         budget=judged.limits.latency_ms,
         accuracy=made.manifest.accuracy,
         trials=dict(Counter(trial.verdict.value for trial in history.trials)),
-        device_seconds=bench.device.seconds,
+        device_seconds=bench.device.device_seconds,
         train_seconds=bench.teach_seconds + _training_seconds(bench, history),
         seconds=0.0,  # the caller knows when it began
     )
@@ -195,6 +201,3 @@ def _training_seconds(bench: Workbench, history: History) -> float:
         if trial.epochs and trial.verdict is not Verdict.DIVERGED
     }
     return sum(distilled(bench, spec, epochs).seconds for spec, epochs in trained)
-
-
-__all__ = ["Accepted", "deliver", "logits_of", "refuse"]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from edgekd.errors import BudgetError
-from edgekd.pipeline.delivery import deliver, refuse
-from edgekd.pipeline.trials import FULL, Judged, finish, judge, time_untrained, try_briefly
+from edgekd.pipeline.delivery import Accepted, deliver, refuse
+from edgekd.pipeline.trials import (
+    FULL,
+    finish,
+    judge,
+    limits_for,
+    teacher_engine,
+    time_untrained,
+    try_briefly,
+)
 from edgekd.pipeline.workbench import Workbench, workbench
 from edgekd.stages.propose import probes, propose
 from edgekd.values.budget import Limits
@@ -36,6 +43,7 @@ def close_the_loop(
 
     Raises:
         BudgetError: no student meets the budget; the report says what came closest.
+
     """
     began = time.monotonic()
     with workbench(job, beside=beside, name=name, out=out, teacher=teacher, data=data) as bench:
@@ -101,7 +109,9 @@ def search(bench: Workbench) -> None:
 def finish_the_best(bench: Workbench) -> None:
     """Distill the finalists fully, best first, and judge every variant worth compiling."""
     history = bench.history()
-    finished = {trial.proposal.spec for trial in history.trials if trial.epochs == bench.job.distillation.epochs}
+    finished = {
+        trial.proposal.spec for trial in history.trials if trial.epochs == bench.job.distillation.epochs
+    }
     finished |= {trial.proposal.spec for trial in history.with_verdict(Verdict.DIVERGED)}
     for trial in promising(history)[: bench.job.search.finalists]:
         if trial.proposal.spec not in finished:
@@ -119,7 +129,7 @@ def variants(bench: Workbench, trial: Trial) -> tuple[tuple[str, Precision], ...
     return tuple(combination for combination in bench.combinations() if combination in wanted | parents)
 
 
-def accept(bench: Workbench) -> Judged:
+def accept(bench: Workbench) -> Accepted:
     """Measure the most accurate fitting student again, in fresh processes; the next one if it does not hold."""
     while fitting := bench.history().with_verdict(Verdict.FITS):
         broken = {_identity(trial) for trial in bench.history().with_verdict(Verdict.TOO_SLOW)}
@@ -130,16 +140,16 @@ def accept(bench: Workbench) -> Judged:
         assert best.engine is not None  # noqa: S101 - FITS trials have one
         (judged,) = judge(bench, [best.engine], FULL)
         if not judged.breaches:
-            return judged
+            return Accepted(trial=best, judged=judged)
         why = "did not hold when measured again: " + "; ".join(judged.breaches)
         bench.record(replace(best, verdict=Verdict.TOO_SLOW, why=why, latency=judged.latency))
-    raise BudgetError("no finished student meets the budget", cause=_closest(bench.history(), current_limits(bench)))
+    raise BudgetError(
+        "no finished student meets the budget", cause=_closest(bench.history(), current_limits(bench))
+    )
 
 
 def current_limits(bench: Workbench) -> dict[str, Limits]:
     """Return the budget in ms for each runtime that works, with the teacher timed now."""
-    from edgekd.pipeline.trials import limits_for, teacher_engine
-
     runtimes = sorted({runtime for runtime, _ in bench.combinations()})
     latencies = bench.device.time([teacher_engine(bench, runtime) for runtime in runtimes], FULL)
     return {runtime: limits_for(bench, latency) for runtime, latency in zip(runtimes, latencies)}
@@ -148,11 +158,6 @@ def current_limits(bench: Workbench) -> dict[str, Limits]:
 def promising(history: History) -> list[Trial]:
     """Return briefly distilled students, the most accurate first."""
     return sorted(history.with_verdict(Verdict.PROMISING), key=lambda trial: -(trial.accuracy or 0.0))
-
-
-def counts(history: History) -> dict[str, int]:
-    """Return how many trials ended in each verdict."""
-    return dict(Counter(trial.verdict.value for trial in history.trials))
 
 
 def _preference(trial: Trial) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def make_plan(job: Job, *, beside: Path, name: str, out: Path) -> Plan:
             space_size=len(bench.space),
             measured=len(history.trials),
             trials=job.search.trials,
-            device_seconds=bench.device.seconds,
+            device_seconds=bench.device.device_seconds,
         )
 
 

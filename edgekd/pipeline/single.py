@@ -39,6 +39,7 @@ def profile(
     Raises:
         ModelError: the file is malformed or hostile, or a shape does not fit it.
         BackendMissing: none of the runtimes works on the device.
+
     """
     model = model_at(path)
     with connect(target) as device:
@@ -54,6 +55,7 @@ def model_at(path: Path) -> Model:
 
     Raises:
         UsageError: there is no such file, or it is of a kind that no runtime here reads.
+
     """
     if not path.is_file():
         raise UsageError(f"there is no model {path}", mend="give the path of an .onnx or .xml file")
@@ -63,7 +65,9 @@ def model_at(path: Path) -> Model:
     if path.suffix == ".xml" and weights.is_file():
         return Model(file=Artifact.of(path.absolute()), weights=Artifact.of(weights.absolute()))
     cause = f"{weights.name} is not beside it" if path.suffix == ".xml" else f"it ends in {path.suffix!r}"
-    raise UsageError(f"{path} cannot be read as a model", cause=cause, mend="give an .onnx, or an .xml with its .bin")
+    raise UsageError(
+        f"{path} cannot be read as a model", cause=cause, mend="give an .onnx, or an .xml with its .bin"
+    )
 
 
 def _engines(
@@ -81,7 +85,9 @@ def _engines(
         mends = " or ".join(health[name].mend for name in readable)
         raise BackendMissing(f"no runtime here can run {model.file.path.name}", cause=problems, mend=mends)
     return [
-        Engine(model=model, runtime=name, precision=precision, threads=target.threads, shapes=dict(shapes or {}))
+        Engine(
+            model=model, runtime=name, precision=precision, threads=target.threads, shapes=dict(shapes or {})
+        )
         for name in working
         for precision in target.profile.runtimes[name]
         if (precision in precisions if precisions else precision is not Precision.INT8)

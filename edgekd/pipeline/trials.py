@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.errors import BuildError, ModelError, TrainingError
 from edgekd.pipeline.workbench import Workbench
@@ -17,10 +18,12 @@ from edgekd.stages.evaluate import prepare, reference, teacher_model
 from edgekd.stages.export import export
 from edgekd.stages.label import label
 from edgekd.stages.quantize import calibrate, quantize
-from edgekd.stages.verify import parity
+from edgekd.stages.verify import FP32_RELATIVE_ERROR, parity
 from edgekd.values.artifact import Artifact
 from edgekd.values.budget import Limits
+from edgekd.values.bundle import Parity
 from edgekd.values.checkpoint import Checkpoint, Labels
+from edgekd.values.job import DistillationSection
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.student import StudentSpec
@@ -33,7 +36,6 @@ FULL = Protocol(launches=3, blocks=4, samples=100)
 _CALIBRATION_SAMPLES = 256
 _DRAFT_SAMPLES = 8  # scales of an untrained student change nothing in its latency
 _PARITY_SAMPLES = 256
-_PARITY_TOLERANCE = 1e-5  # of the logit scale, for fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,9 @@ def engine_of(bench: Workbench, model: Model, runtime: str, precision: Precision
 
 def teacher_engine(bench: Workbench, runtime: str) -> Engine:
     """Return the teacher as its users run it now: fp32 on the same runtime."""
-    return engine_of(bench, bench.store.run(teacher_model, bench.teacher, bench.task), runtime, Precision.FP32)
+    return engine_of(
+        bench, bench.store.run(teacher_model, bench.teacher, bench.task), runtime, Precision.FP32
+    )
 
 
 def compiled(
@@ -99,7 +103,9 @@ def limits_for(bench: Workbench, teacher: Latency) -> Limits:
     )
 
 
-def time_untrained(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str, Precision]]) -> list[Trial]:
+def time_untrained(
+    bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str, Precision]]
+) -> list[Trial]:
     """Time one untrained student at several precisions: what the device is like, for minutes of its time."""
     trials, engines = [], []
     for runtime, precision in combinations:
@@ -116,7 +122,7 @@ def time_untrained(bench: Workbench, spec: StudentSpec, combinations: Sequence[t
 
 def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
     """Time a student untrained and, where it is fast enough, distill it for a few epochs."""
-    began, device_began = time.monotonic(), bench.device.seconds
+    began, device_began = time.monotonic(), bench.device.device_seconds
     try:
         engine = compiled(bench, proposal.spec, None, proposal.runtime, proposal.precision)
         (judged,) = judge(bench, [engine], QUICK)
@@ -130,7 +136,7 @@ def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
         trial = Trial(proposal=proposal, verdict=Verdict.UNBUILDABLE, why=str(error))
     except TrainingError as error:
         trial = Trial(proposal=proposal, verdict=Verdict.DIVERGED, why=str(error))
-    seconds, device_seconds = time.monotonic() - began, bench.device.seconds - device_began
+    seconds, device_seconds = time.monotonic() - began, bench.device.device_seconds - device_began
     return bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds))
 
 
@@ -143,13 +149,15 @@ def distilled(bench: Workbench, spec: StudentSpec, epochs: int) -> Checkpoint:
 def labels(bench: Workbench, epochs: int) -> tuple[Labels, ...]:
     """Return the teacher's outputs on as many views as `epochs` can use."""
     recipe = bench.job.distillation
+    # Only these change what the teacher says: the same labels then serve another learning rate.
+    asked = DistillationSection(losses=recipe.losses, mixup=recipe.mixup)
     views = range(min(epochs, recipe.views))
-    return tuple(bench.store.run(label, bench.teacher, bench.task, view, recipe, bench.seed) for view in views)
+    return tuple(bench.store.run(label, bench.teacher, bench.task, view, asked, bench.seed) for view in views)
 
 
 def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str, Precision]]) -> list[Trial]:
     """Distill a student fully and judge every variant: latency and accuracy of the same compiled file."""
-    began, device_began = time.monotonic(), bench.device.seconds
+    began, device_began = time.monotonic(), bench.device.device_seconds
     first = Proposal(spec=spec, runtime=combinations[0][0], precision=combinations[0][1])
     try:
         checkpoint = distilled(bench, spec, bench.job.distillation.epochs)
@@ -159,14 +167,18 @@ def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str
     trials = [_verdict(bench, judged, spec, checkpoint) for judged in judge(bench, engines, FULL)]
     trials = _without_slow_int8(trials)
     seconds = (time.monotonic() - began) / len(trials)
-    device_seconds = (bench.device.seconds - device_began) / len(trials)
+    device_seconds = (bench.device.device_seconds - device_began) / len(trials)
     return [bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds)) for trial in trials]
 
 
-def logits_of(bench: Workbench, engine: Engine, spec: StudentSpec, split: str, limit: int | None = None) -> Artifact:
+def logits_of(
+    bench: Workbench, engine: Engine, spec: StudentSpec, split: str, limit: int | None = None
+) -> Artifact:
     """Run a split's images through the compiled file on the device."""
     inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
-    folder = bench.store.root / "outputs" / engine.model.file.sha256[:16] / engine.runtime / engine.precision.value
+    folder = (
+        bench.store.root / "outputs" / engine.model.file.sha256[:16] / engine.runtime / engine.precision.value
+    )
     return bench.device.infer(engine, {"images": inputs}, folder / f"{split}-{limit or 'all'}")["logits"]
 
 
@@ -174,6 +186,29 @@ def accuracy_of(bench: Workbench, engine: Engine, spec: StudentSpec, split: str)
     """Return the task's metric of the compiled file on a split."""
     logits = _rows(logits_of(bench, engine, spec, split).verified())
     return bench.task.score(logits, bench.task.split(split).labels)
+
+
+def parity_of(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint: Checkpoint) -> Parity:
+    """Compare a compiled file with torch on real validation images."""
+    expected = reference_logits(bench, spec, checkpoint, "validation", _PARITY_SAMPLES)
+    outputs = _rows(logits_of(bench, engine, spec, "validation", _PARITY_SAMPLES).verified())
+    found = parity(expected, outputs)
+    log.info("parity of %s: max error %.1e of the logit scale", engine.name, found.relative_error)
+    return found
+
+
+def reference_logits(
+    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint, split: str, limit: int
+) -> NDArray[np.float32]:
+    """Return torch's logits (limit, classes) on images of a split."""
+    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
+    logits = bench.store.run(reference, spec, bench.space.channels, bench.space.classes, checkpoint, inputs)
+    return _rows(logits.verified())
+
+
+def accuracy_floor(bench: Workbench) -> float:
+    """Return the least validation metric that the budget admits."""
+    return bench.teacher_accuracy("validation") - bench.job.budget.max_accuracy_drop
 
 
 def _timed(bench: Workbench, engines: list[tuple[Proposal, Engine]]) -> list[Trial]:
@@ -206,7 +241,7 @@ def _verdict(bench: Workbench, judged: Judged, spec: StudentSpec, checkpoint: Ch
         return replace(trial, verdict=Verdict.UNBUILDABLE, why=unfaithful)
     if judged.breaches:
         return replace(trial, verdict=Verdict.TOO_SLOW, why="; ".join(judged.breaches))
-    floor = bench.teacher_validation() - bench.job.budget.max_accuracy_drop
+    floor = accuracy_floor(bench)
     if trial.accuracy is not None and trial.accuracy < floor:
         why = f"{bench.task.metric} {trial.accuracy:.4f} on validation, floor {floor:.4f}"
         return replace(trial, verdict=Verdict.INACCURATE, why=why)
@@ -214,17 +249,13 @@ def _verdict(bench: Workbench, judged: Judged, spec: StudentSpec, checkpoint: Ch
 
 
 def _unfaithful(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint: Checkpoint) -> str:
-    """Say how the compiled file departs from torch on real images; empty where it does not."""
+    """Say how a float file departs from torch on real images; empty where it does not."""
     if engine.precision is not Precision.FP32:
         return ""  # judged by its accuracy
-    outputs = _rows(logits_of(bench, engine, spec, "validation", _PARITY_SAMPLES).verified())
-    inputs = bench.store.run(prepare, bench.task, "validation", spec.resolution, _PARITY_SAMPLES)
-    expected = bench.store.run(reference, spec, bench.space.channels, bench.space.classes, checkpoint, inputs)
-    found = parity(np.load(expected.verified()), outputs)
-    log.info("parity of %s: max error %.1e of the logit scale", engine.name, found.max_error / found.scale)
-    if found.max_error <= _PARITY_TOLERANCE * found.scale and found.changed_labels == 0:
+    found = parity_of(bench, engine, spec, checkpoint)
+    if found.relative_error <= FP32_RELATIVE_ERROR and found.changed_labels == 0:
         return ""
-    return f"differs from torch by {found.max_error / found.scale:.1e} of the logit scale"
+    return f"differs from torch by {found.relative_error:.1e} of the logit scale"
 
 
 def _without_slow_int8(trials: list[Trial]) -> list[Trial]:
@@ -246,6 +277,6 @@ def _without_slow_int8(trials: list[Trial]) -> list[Trial]:
     return kept
 
 
-def _rows(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    outputs = np.load(path, allow_pickle=False)
+def _rows(path: Path) -> NDArray[np.float32]:
+    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
     return outputs.reshape(len(outputs), -1)

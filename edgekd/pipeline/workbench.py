@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.devices import Device, connect
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
 from edgekd.errors import BackendMissing
 from edgekd.stages.configure import job_digest, load_target
+from edgekd.stages.evaluate import teacher_accuracy
 from edgekd.stages.quantize import Quantizers
 from edgekd.stages.teach import teach
 from edgekd.store import Store, TrialLog
@@ -58,6 +59,10 @@ class Workbench:
         self.log.record(self.key, trial)
         return trial
 
+    def teacher_accuracy(self, split: str) -> float:
+        """Return the teacher's metric on `validation` or `test`, in torch."""
+        return self.store.run(teacher_accuracy, self.teacher, self.task, split)
+
     def combinations(self) -> tuple[tuple[str, Precision], ...]:
         """Return the runtimes that work on the device, each with the precisions worth trying there."""
         working = {health.name for health in self.probe.runtimes if health.works}
@@ -71,7 +76,14 @@ class Workbench:
 
 @contextmanager
 def workbench(
-    job: Job, *, beside: Path, name: str, out: Path, teacher: object = None, data: object = None, train: bool = True
+    job: Job,
+    *,
+    beside: Path,
+    name: str,
+    out: Path,
+    teacher: object = None,
+    data: object = None,
+    train: bool = True,
 ) -> Iterator[Workbench]:
     """Load what the job names, connect the device, and let the teacher learn the task where the job says so.
 
@@ -83,6 +95,7 @@ def workbench(
         teacher: a live torch module in place of the job's.
         data: a live `ImageClassification` in place of the job's.
         train: False leaves the teacher untrained: its latency is the same.
+
     """
     store = Store(out / "store")
     target = load_target(job, beside)
@@ -95,7 +108,7 @@ def workbench(
         )
         loaded = load_teacher(job.teacher, beside=beside, task=task, module=teacher)
         ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
-        identity = [job_digest(job), task.fingerprint, ready.fingerprint, probe.conditions.fingerprint]
+        identity = [job_digest(job), target, task.fingerprint, ready.fingerprint, probe.conditions]
         yield Workbench(
             job=job,
             name=name,
@@ -123,12 +136,25 @@ def _working(device: Device, target: Target) -> ProbeReply:
     if not any(health.works for health in probe.runtimes):
         problems = "; ".join(f"{health.name}: {health.problem}" for health in probe.runtimes)
         mends = " or ".join(health.mend for health in probe.runtimes if health.mend)
-        raise BackendMissing(f"no runtime of {target.profile.name} works on {target.device}", cause=problems, mend=mends)
+        raise BackendMissing(
+            f"no runtime of {target.profile.name} works on {target.device}", cause=problems, mend=mends
+        )
     return probe
 
 
 def _taught(store: Store, teacher: Teacher, task: ImageClassification, job: Job) -> tuple[Teacher, float]:
     if job.teacher.epochs == 0:
         return teacher, 0.0
-    checkpoint = store.run(teach, teacher, task, job.teacher, job.distillation, job.search.seed)
+    # What only students are trained with must not train the teacher anew.
+    recipe = replace(
+        job.distillation,
+        losses={"ce": 1.0},
+        temperature=1.0,
+        learning_rate=1.0,
+        epochs=1,
+        short_epochs=1,
+        views=1,
+    )
+    section = replace(job.teacher, model="", weights=None)  # the teacher itself is its content
+    checkpoint = store.run(teach, teacher, task, section, recipe, job.search.seed)
     return with_weights(teacher, checkpoint), checkpoint.seconds

@@ -39,7 +39,7 @@ class Calibration:
 def _array(name: str, file: Artifact, shape: tuple[int | None, ...]) -> NDArray[Any]:
     path = file.verified()
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path.name} is not a readable .npy file", cause=str(error)) from error
     if array.ndim == 0 or len(array) == 0:

@@ -67,7 +67,7 @@ def quantize(order: QuantizeOrder) -> Model:
     return Model(file=Artifact.of(path), precision=Precision.INT8)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc] - the library has no types
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hands the rows over one by one, as the library asks for them."""
 
     def __init__(self, calibration: Calibration) -> None:

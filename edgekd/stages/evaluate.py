@@ -22,7 +22,9 @@ TOOLS = ("torch", "onnx")
 _BATCH = 250
 
 
-def prepare(folder: Path, task: ImageClassification, split: str, resolution: int, limit: int | None) -> Artifact:
+def prepare(
+    folder: Path, task: ImageClassification, split: str, resolution: int, limit: int | None
+) -> Artifact:
     """Write a split's pre-processed images: float32, (n, 1, channels, side, side), a row an inference."""
     path = folder / "images.npy"
     np.save(path, task.inputs(task.split(split), resolution, limit=limit))
@@ -50,7 +52,7 @@ def teacher_accuracy(folder: Path, teacher: Teacher, task: ImageClassification, 
     images = task.split(split)
     logits = []
     with torch.inference_mode():
-        for start in range(0, len(images.labels), _BATCH):
+        for start in range(0, len(images), _BATCH):
             batch = task.inputs(images.part(start, start + _BATCH), teacher.resolution)[:, 0]
             logits.append(teacher.module(torch.from_numpy(batch)).float().numpy())
     return task.score(np.concatenate(logits), images.labels)

@@ -185,14 +185,17 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Log what the exporter prints and warns of."""
-    printed = io.StringIO()
-    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
+    """Log what the exporter prints and warns of, and leave out what it logs of itself."""
+    exporter, printed = logging.getLogger("torch.onnx"), io.StringIO()
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # torch's handler writes to stderr past redirect_stderr
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            with contextlib.redirect_stderr(printed):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 yield
         finally:
+            exporter.setLevel(level)
             for line in (*printed.getvalue().splitlines(), *(str(one.message) for one in warned)):
                 log.debug("torch.onnx: %s", line)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekd.distillation.arithmetic import choose_arithmetic, here
+from edgekd.distillation.arithmetic import here
 from edgekd.distillation.knowledge import Taps
 from edgekd.distillation.losses import knowledge_from, teacher_taps
 from edgekd.distillation.teachers import Teacher
@@ -55,6 +55,7 @@ def label(  # noqa: PLR0917 - a stage takes its inputs in order
 
     """
     taps = teacher_taps(knowledge_from(recipe, classes=len(task.classes)))
+    log.info("labelling view %d in %s", view, teacher.arithmetic)
     start_s = time.monotonic()
     outputs = _outputs(teacher, task, view_of(task, view, seed=seed, mixup=recipe.mixup), taps)
     seconds = max(time.monotonic() - start_s, 1e-9)
@@ -73,11 +74,10 @@ def _outputs(
 ) -> dict[str, NDArray[np.float16]]:
     device, count = here(), len(task.train)
     module = copy.deepcopy(teacher.module).to(device).eval()
-    first, _ = batch_view(task, np.arange(min(_BATCH, count)), view, device=device)
-    arithmetic = choose_arithmetic(module, resized(first, teacher.resolution), training=False)
+    arithmetic = teacher.arithmetic
     arithmetic.place(module)
     parts: dict[str, list[NDArray[np.float16]]] = {tap: [] for tap in taps}
-    with torch.inference_mode(), Taps(module, taps) as tapped:
+    with torch.inference_mode(), arithmetic.at_work(), Taps(module, taps) as tapped:
         for start in range(0, count, _BATCH):
             images, _ = batch_view(task, np.arange(start, min(start + _BATCH, count)), view, device=device)
             with arithmetic.autocast(device):

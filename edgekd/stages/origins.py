@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import sys
 import types
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from edgekd.errors import ConfigError
-from edgekd.values.codec import decode, did_you_mean, plain
+from edgekd.values.codec import decode, did_you_mean, hints_of, plain
 from edgekd.values.job import Job
 
 # The same library under two names; mypy, which reads for 3.10, need not have the backport at hand.
@@ -43,7 +44,7 @@ def defaults(kind: type = Job, place: str = "") -> Layer:
     """Return what a job holds when nobody says anything; keys that must be given are left out."""
     found: list[Setting] = []
     for field in dataclasses.fields(kind):
-        key, inner = _join(place, field.name), _given(typing.get_type_hints(kind)[field.name])
+        key, inner = _join(place, field.name), _given(hints_of(kind)[field.name])
         if dataclasses.is_dataclass(inner):
             found += defaults(typing.cast("type", inner), key)
         elif field.default is not dataclasses.MISSING:
@@ -53,11 +54,12 @@ def defaults(kind: type = Job, place: str = "") -> Layer:
     return tuple(found)
 
 
+@functools.cache
 def known_keys(kind: type = Job, place: str = "") -> tuple[str, ...]:
     """Return every dotted key a job may hold, in the order of its sections."""
     found: list[str] = []
     for field in dataclasses.fields(kind):
-        key, inner = _join(place, field.name), _given(typing.get_type_hints(kind)[field.name])
+        key, inner = _join(place, field.name), _given(hints_of(kind)[field.name])
         found += known_keys(typing.cast("type", inner), key) if dataclasses.is_dataclass(inner) else [key]
     return tuple(found)
 
@@ -131,7 +133,7 @@ def _quoting(text: str, problem: str) -> str:
 
 
 def _leaves(kind: type, table: Mapping[str, Any], place: str, origin: str) -> Iterator[Setting]:
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     for name, value in table.items():
         if name not in hints:
             raise _unknown(name, place, list(hints), origin)
@@ -167,7 +169,7 @@ def _kind_at(key: str, origin: str) -> tuple[Any, str]:
         if typing.get_origin(inner) is dict:
             kind = typing.get_args(inner)[1]
         else:
-            hints = typing.get_type_hints(inner) if dataclasses.is_dataclass(inner) else {}
+            hints = hints_of(typing.cast("type", inner)) if dataclasses.is_dataclass(inner) else {}
             if name not in hints:
                 raise _unknown(name, place, list(hints), origin)
             kind = hints[name]
@@ -181,9 +183,10 @@ def _value(kind: Any, text: str) -> Any:
     if inner is str and not text.startswith(('"', "'")):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"] if inner is not str else text
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return _words(inner, text)
+    return [value] if typing.get_origin(inner) is tuple and not isinstance(value, list) else value
 
 
 def _words(inner: Any, text: str) -> Any:

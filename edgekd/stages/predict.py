@@ -16,6 +16,7 @@ from edgekd.values.student import StudentSpec
 from edgekd.values.trial import History, Trial
 
 LEAST_TRIALS = 3
+_STRETCH = 1.05  # of the median, by the slow drift of a machine
 _PRIOR_SPREAD = 0.15  # relative error assumed where there are too few trials to tell
 
 
@@ -41,12 +42,14 @@ class Predictor:
     """One latency model for each runtime and precision that was measured."""
 
     models: dict[tuple[str, Precision], LatencyModel]
-    tail: float  # what must hold the budget / median, typical of this device
+    jitter_ms: float  # between the median and what is held against the budget, typical of this device
 
-    def expected_ms(self, spec: StudentSpec, runtime: str, precision: Precision, *, channels: int, classes: int) -> float:
+    def expected_ms(
+        self, spec: StudentSpec, runtime: str, precision: Precision, *, channels: int, classes: int
+    ) -> float:
         """Return what will be held against the budget, in ms."""
         model = self.models[runtime, precision]
-        return model.p50_ms(spec, channels, classes) * self.tail
+        return _STRETCH * model.p50_ms(spec, channels, classes) + self.jitter_ms
 
 
 def predict(history: History, limits: dict[str, Limits], *, channels: int, classes: int) -> Predictor:
@@ -58,7 +61,7 @@ def predict(history: History, limits: dict[str, Limits], *, channels: int, class
     models = {
         key: _fitted(group, channels, classes) for key, group in groups.items() if len(group) >= LEAST_TRIALS
     }
-    return Predictor(models=models, tail=_tail(timed, limits))
+    return Predictor(models=models, jitter_ms=_jitter_ms(timed, limits))
 
 
 def _fitted(trials: list[Trial], channels: int, classes: int) -> LatencyModel:
@@ -80,13 +83,16 @@ def _prices(rows: npt.NDArray[np.float64], p50_ms: npt.NDArray[np.float64]) -> n
     return np.asarray(prices / scale)
 
 
-def _tail(trials: list[Trial], limits: dict[str, Limits]) -> float:
-    """Return how far the budget's own bound lies above the median, typically."""
-    ratios = []
+def _jitter_ms(trials: list[Trial], limits: dict[str, Limits]) -> float:
+    """Return by how much the budget's own bound typically lies above the median: interrupts, cold caches.
+
+    It is nearly the same for a small network and a large one, so it is added rather than multiplied.
+    """
+    gaps_ms = []
     for trial in trials:
         limit = limits.get(trial.proposal.runtime)
         if trial.latency and limit:
-            limit_ms = min(limit.latency_ms.values())
-            ratios.append(limit.tightness(trial.latency) * limit_ms / trial.latency.percentile(50))
-    finite = [ratio for ratio in ratios if np.isfinite(ratio)]
-    return median(finite) if finite else 1.3
+            held_ms = limit.tightness(trial.latency) * min(limit.latency_ms.values())
+            gaps_ms.append(max(0.0, held_ms - _STRETCH * trial.latency.percentile(50)))
+    finite = [gap_ms for gap_ms in gaps_ms if np.isfinite(gap_ms)]
+    return median(finite) if finite else 0.0

@@ -12,7 +12,6 @@ from edgekd.stages.predict import Predictor, predict
 from edgekd.students import features, neighbours, sample
 from edgekd.values.budget import Limits
 from edgekd.values.codec import fingerprint
-from edgekd.values.model import Precision
 from edgekd.values.student import Space, StudentSpec
 from edgekd.values.trial import History, Proposal, Trial, Verdict
 
@@ -40,7 +39,9 @@ def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: 
     """
     rng = random.Random(f"{seed}/{len(history.trials)}")  # noqa: S311 - not cryptography
     predictor = predict(history, limits, channels=space.channels, classes=space.classes)
-    tried = {fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED}
+    tried = {
+        fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED
+    }
     pool = [spec for spec in _pool(space, history, rng) if fingerprint(spec) not in tried]
     fitting = [found for spec in pool if (found := fastest(spec, space, predictor, limits))]
     within = [found for found in fitting if found.expected_ms <= _MARGIN * found.limit_ms]
@@ -50,7 +51,9 @@ def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: 
     return within[int(np.argmax(scores))].proposal
 
 
-def fastest(spec: StudentSpec, space: Space, predictor: Predictor, limits: dict[str, Limits]) -> Candidate | None:
+def fastest(
+    spec: StudentSpec, space: Space, predictor: Predictor, limits: dict[str, Limits]
+) -> Candidate | None:
     """Return the runtime and precision on which this student is expected to be furthest below its limit."""
     found = []
     for runtime, precision in predictor.models:
@@ -135,6 +138,3 @@ def _size(spec: StudentSpec, space: Space) -> float:
 
 def _accuracy(trial: Trial) -> float:
     return trial.accuracy if trial.accuracy is not None else 0.0
-
-
-__all__ = ["Candidate", "Precision", "fastest", "probes", "propose"]

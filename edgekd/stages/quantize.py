@@ -31,7 +31,9 @@ class Quantizers:
     @property
     def fingerprint(self) -> str:
         """Name the tools that make the result."""
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("nncf", "onnxruntime", "openvino"))
+        return ", ".join(
+            f"{name} {importlib.metadata.version(name)}" for name in ("nncf", "onnxruntime", "openvino")
+        )
 
     def order(self, order: QuantizeOrder) -> Model:
         """Carry out one order in the child.
@@ -40,6 +42,7 @@ class Quantizers:
             ModelError: the model cannot be quantised.
             DataError: the calibration inputs cannot serve.
             WorkerDied: the quantiser crashed; the next order starts a fresh one.
+
         """
         if self._child is None:
             self._child = Child("edgekd.quantizers", memory_mib=self._memory_mib)
@@ -79,6 +82,7 @@ def quantize(
     Raises:
         ModelError: the model cannot be quantised.
         DataError: the calibration inputs cannot serve.
+
     """
     return quantizers.order(
         QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime)

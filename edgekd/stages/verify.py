@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ FP32_RELATIVE_ERROR = 1e-5  # of the largest output
 # kernels do that saturate on a CPU without VNNI.
 LEAST_AGREEMENT = 0.8
 _RANDOM_INPUTS = 16
+_MOST_SAMPLES_BYTES = 256 << 20
+_UNREADABLE = (KeyError, ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 _MEND = "take the bundle from its source again, or make it again with `edgekd run`"
 
 Floats = NDArray[np.float32]
@@ -90,7 +94,7 @@ def _files(bundle: Bundle) -> list[Check]:
         raise IntegrityError(
             f"{folder} holds {extra[0]!r}, which its manifest does not list",
             cause=f"one of {len(extra)} such files" if len(extra) > 1 else "",
-            mend="delete it if you know where it comes from; else take the bundle from its source again",
+            mend="delete it if you know where it comes from (Python makes __pycache__ anew); else " + _MEND,
         )
     try:
         for name, sha256 in manifest.files.items():
@@ -149,14 +153,21 @@ def _inputs(bundle: Bundle, recipe: Preprocess) -> _Inputs:
     if SAMPLES not in manifest.files:
         return _Inputs(tensors=random[:, None], recorded=np.empty((0, len(manifest.classes)), np.float32))
     try:
-        with np.load(folder / SAMPLES, allow_pickle=False) as kept:
-            images, recorded = kept["images"], kept["logits"]
+        images, recorded = _read_samples(folder / SAMPLES)
         if recorded.shape != (len(images), len(manifest.classes)):
             raise ValueError(f"logits of shape {recorded.shape} for {len(images)} images")
         real = runner.preprocess(images, recipe)
-    except (KeyError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         raise IntegrityError(f"{folder / SAMPLES} cannot be used", cause=str(error), mend=_MEND) from None
     return _Inputs(tensors=np.concatenate([real, random])[:, None], recorded=recorded)
+
+
+def _read_samples(path: Path) -> tuple[NDArray[np.uint8], Floats]:
+    with zipfile.ZipFile(path) as archive:  # what it unpacks to, before any of it is unpacked
+        if sum(member.file_size for member in archive.infolist()) > _MOST_SAMPLES_BYTES:
+            raise ValueError(f"it unpacks to more than {_MOST_SAMPLES_BYTES >> 20} MiB")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        return kept["images"], kept["logits"]
 
 
 def _numerics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -21,16 +22,17 @@ def replacing(path: Path) -> Iterator[Path]:
         ResourcesExhausted: the disk or the quota is full. What was at `path` before is still there.
 
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with disk_full_is_an_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may hide why there is nothing to remove
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -62,14 +62,15 @@ class RepConvNorm(ConvNorm):
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer)
         self.point = nn.Parameter(_kaiming(layer, 1))
-        self.kernel_scale = nn.Parameter(torch.ones(layer.outputs, 1, 1, 1))
-        self.point_scale = nn.Parameter(torch.ones(layer.outputs, 1, 1, 1))
+        # One-dimensional, as a norm's, so that recipes which spare norms weight decay spare these too.
+        self.kernel_scale = nn.Parameter(torch.ones(layer.outputs))
+        self.point_scale = nn.Parameter(torch.ones(layer.outputs))
 
     def weight(self) -> Tensor:
         """Return the sum of the branches' kernels, the 1 x 1 in the middle of the k x k."""
         rim = self.kernel.shape[-1] // 2
-        point = F.pad(self.point * self.point_scale, (rim, rim, rim, rim))
-        return self.kernel * self.kernel_scale + point
+        point = F.pad(self.point * self.point_scale[:, None, None, None], (rim, rim, rim, rim))
+        return self.kernel * self.kernel_scale[:, None, None, None] + point
 
 
 class Network(nn.Module):

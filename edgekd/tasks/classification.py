@@ -196,7 +196,7 @@ def _uint8(image: Any) -> NDArray[np.uint8]:
 
 def _task(section: TaskSection, source: datasets.Source, cache: Path, seed: int) -> ImageClassification:
     datasets.check(source)
-    parts = datasets.split(source, section.validation, seed)
+    parts = datasets.split(source, section.validation, seed, section.validation_from)
     order = np.concatenate([parts.train, parts.validation, parts.test])
     pixels = datasets.arrange(source, order, cache, section.resolution)
     labels, start, divided = source.labels[order], 0, []

@@ -107,10 +107,11 @@ def check(source: Source) -> None:
         raise DataError(f"class {empty!r} of {source.name} is empty", mend="add images to it or remove it")
 
 
-def split(source: Source, validation: float, seed: int) -> Parts:
+def split(source: Source, validation: float, seed: int, validation_from: str = "train") -> Parts:
     """Set aside test and validation images, the same share of each class.
 
-    A split that the data set brings decides the test images; else they are 20 % of all.
+    A split that the data set brings decides the test images; else they are 20 % of all. Validation images are
+    a share of the training images, or of the test images where the teacher knows the training images already.
 
     Raises:
         DataError: a class has too few images to be in every part.
@@ -124,6 +125,9 @@ def split(source: Source, validation: float, seed: int) -> Parts:
         test, rest = rest[source.test], rest[~source.test]
         if not len(test) or not len(rest):
             raise DataError(f"the split of {source.name} leaves no images for training or for the test")
+    if validation_from == "test":
+        chosen, test = _draw(source, test, validation, rng)
+        return Parts(train=rest, validation=chosen, test=test)
     chosen, train = _draw(source, rest, validation, rng)
     return Parts(train=train, validation=chosen, test=test)
 

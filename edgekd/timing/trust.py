@@ -10,12 +10,20 @@ from edgekd.values.conditions import Load, Trust, TrustVerdict
 _SPREAD = 0.10  # robust coefficient of variation of CPU times
 _DRIFT = 0.05  # between the medians of the first and the last block
 _STEAL_PERCENT = 2.0
+_PREEMPTED = 0.10  # share of the inferences
 _WAITING = 1.3  # wall time / CPU time of one thread
 _IDLE_ENOUGH = 0.7  # share of the cores we do not use that others may take
 
 
-def judge(
-    wall_ms: Sequence[float], cpu_ms: Sequence[float], *, blocks: int, load: Load, cores: int, threads: int
+def judge(  # noqa: PLR0917 - three readings of the same inferences
+    wall_ms: Sequence[float],
+    cpu_ms: Sequence[float],
+    preempted: Sequence[bool],
+    *,
+    blocks: int,
+    load: Load,
+    cores: int,
+    threads: int,
 ) -> Trust:
     """Judge samples in run order, taken in `blocks` turns under `load`.
 
@@ -25,6 +33,7 @@ def judge(
         *_spread(cpu_ms),
         *_drift(cpu_ms, blocks),
         *_waiting(wall_ms, cpu_ms, threads),
+        *_preempted(preempted),
         *_neighbours(load, cores, threads),
     )
     return Trust(verdict=TrustVerdict.NOISY if reasons else TrustVerdict.GOOD, reasons=reasons)
@@ -54,6 +63,11 @@ def _waiting(wall_ms: Sequence[float], cpu_ms: Sequence[float], threads: int) ->
     if busy <= 0 or wall <= _WAITING * busy:
         return ()
     return (f"waited for a processor: half of the inferences took over {wall / busy:.1f}x their CPU time",)
+
+
+def _preempted(preempted: Sequence[bool]) -> tuple[str, ...]:
+    share = sum(preempted) / max(len(preempted), 1)
+    return (f"{share:.0%} of the inferences lost the core to other processes",) if share > _PREEMPTED else ()
 
 
 def _neighbours(load: Load, cores: int, threads: int) -> tuple[str, ...]:

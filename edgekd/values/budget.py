@@ -81,7 +81,7 @@ class Limits:
         for name, limit_ms in self.latency_ms.items():
             bound_ms = latency.upper_bound(_RANKS[name], self.confidence)
             if math.isinf(bound_ms):
-                count = len(latency.samples_ms)
+                count = len(latency.undisturbed_ms)
                 found.append(f"{count} samples are too few to bound {name} at {self.confidence:.0%}")
             elif bound_ms > limit_ms:
                 found.append(f"{name} <= {bound_ms:.3f} ms at {self.confidence:.0%}, limit {limit_ms:.3f} ms")

@@ -45,7 +45,7 @@ def summarise(latency: Latency, confidence: float) -> LatencySummary:
         p99_upper=p99_upper if math.isfinite(p99_upper) else None,
         mean=latency.mean_ms,
         confidence=confidence,
-        samples=len(latency.samples_ms),
+        samples=len(latency.undisturbed_ms),
         protocol=latency.protocol,
         trust=latency.trust,
         conditions=latency.conditions,
@@ -188,6 +188,7 @@ class VerifyReport:
 
     folder: Path
     checks: tuple[Check, ...]
+    schema_version: int = 1  # of `edgekd verify --json`
 
     @property
     def passed(self) -> bool:

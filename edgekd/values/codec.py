@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import sys
@@ -70,6 +71,12 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@functools.cache  # reading them is what decoding would spend its time on
+def hints_of(kind: type) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields."""
+    return types.MappingProxyType(typing.get_type_hints(kind))
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Suggest the known word that was probably meant, and list the others."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -125,7 +132,7 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
     for key in data:
         if key not in fields:
             raise ConfigError(f"unknown key {key!r}{_in(where)}", mend=did_you_mean(str(key), list(fields)))
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     given = {key: _decode(hints[key], item, _join(where, key)) for key, item in data.items()}
     for name, field in fields.items():
         optional = (

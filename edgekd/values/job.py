@@ -9,6 +9,7 @@ from edgekd.values.budget import Budget
 from edgekd.values.codec import did_you_mean
 
 TASKS = ("classification",)
+_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class TaskSection:
     resolution: int | None = None  # side of the teacher's input; None: the images' own
     mean: tuple[float, ...] | None = None  # of pixels in [0, 1]; None: computed from the training images
     std: tuple[float, ...] | None = None
-    validation: float = 0.1  # share of the training images kept for choosing a student
+    validation: float = 0.1  # share of the images of `validation_from` kept for choosing a student
+    validation_from: str = "train"  # or "test": for a teacher whose weights have seen the training images
     flip: bool = True  # mirror images at random: wrong for digits and letters
     crop: int = 4  # pixels of padding for random crops, at the teacher's resolution
 
@@ -42,6 +44,9 @@ class TaskSection:
         if self.kind not in TASKS:
             raise ConfigError(f"there is no task {self.kind!r}", mend=did_you_mean(self.kind, TASKS))
         _require("[task] validation must lie between 0 and 1", self.validation, holds=0 < self.validation < 1)
+        if self.validation_from not in _SPLITS:
+            mend = did_you_mean(self.validation_from, _SPLITS)
+            raise ConfigError(f"[task] validation_from cannot be {self.validation_from!r}", mend=mend)
         _require("[task] crop must be at least 0", self.crop, holds=self.crop >= 0)
         side = self.resolution
         _require("[task] resolution must be at least 1", side, holds=side is None or side >= 1)

@@ -23,26 +23,37 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Wall-clock inference times in run order, input copy and output copy included."""
+    """Wall-clock inference times in run order, input copy and output copy included.
+
+    Every sample is kept. What is concluded from them leaves out the inferences that lost the core to another
+    process: those are marked by their cause, the scheduler's own count, and never by their value.
+    """
 
     samples_ms: tuple[float, ...]
     cpu_ms: tuple[float, ...]  # thread CPU time of the same inferences
     protocol: Protocol
     conditions: Conditions
     trust: Trust
+    preempted: tuple[bool, ...] = ()  # of the same inferences; empty where it is not known
+
+    @cached_property
+    def undisturbed_ms(self) -> tuple[float, ...]:
+        """The samples that had the core to themselves; all of them where none had."""
+        kept = tuple(ms for ms, lost in zip(self.samples_ms, self.preempted) if not lost)
+        return kept or self.samples_ms
 
     @cached_property
     def _ordered_ms(self) -> list[float]:
-        return sorted(self.samples_ms)
+        return sorted(self.undisturbed_ms)
 
     @property
     def mean_ms(self) -> float:
-        """Mean of the samples."""
-        return math.fsum(self.samples_ms) / len(self.samples_ms)
+        """Mean of the undisturbed samples."""
+        return math.fsum(self.undisturbed_ms) / len(self.undisturbed_ms)
 
     def percentile(self, rank: float) -> float:
         """Return the nearest-rank percentile in ms, `rank` in (0, 100]."""
-        at = math.ceil(rank * len(self.samples_ms) / 100)  # in this order: 7 / 100 * 100 is not 7
+        at = math.ceil(rank * len(self.undisturbed_ms) / 100)  # in this order: 7 / 100 * 100 is not 7
         return self._ordered_ms[max(at, 1) - 1]
 
     def upper_bound(self, rank: float, confidence: float = 0.95) -> float:
@@ -52,7 +63,7 @@ class Latency:
         P(Binomial(n, rank) < k) >= confidence. With too few samples for that, infinity.
         Samples are taken as exchangeable, which is why they are spread over launches.
         """
-        at = order_statistic(len(self.samples_ms), rank / 100, confidence)
+        at = order_statistic(len(self.undisturbed_ms), rank / 100, confidence)
         return math.inf if at is None else self._ordered_ms[at - 1]
 
 

@@ -81,6 +81,7 @@ class SampleReply:
 
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...]
+    preempted: tuple[bool, ...]  # the scheduler gave the core to another process meanwhile
     conditions: Conditions
 
 

@@ -30,7 +30,7 @@ def health(name: str) -> RuntimeHealth:
         backend = backends.load(name)
     except BackendMissing as error:
         return RuntimeHealth(name=name, version="", works=False, problem=str(error.cause), mend=error.mend)
-    mend = f"run `pip install --force-reinstall {name}`"
+    mend = f"run `pip install --force-reinstall {backends.PACKAGES[name]}`"
     try:
         found = _answer(name, backend)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding

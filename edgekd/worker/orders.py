@@ -14,7 +14,7 @@ from edgekd import backends
 from edgekd.backends import Session, Tensors
 from edgekd.errors import BuildError, EdgekdError, ModelError, UsageError
 from edgekd.timing import conditions, sampling
-from edgekd.values.conditions import Conditions, Load
+from edgekd.values.conditions import Load
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     Done,
@@ -91,8 +91,12 @@ class Worker:
         _check(order.engine.model)
         backend = backends.load(order.engine.runtime)
         before_mib, start = conditions.memory_mib(), time.perf_counter()
-        session = self._taken.enter_context(backend.open(order.engine))
-        _run_once(session, order.engine)
+        try:
+            session = self._taken.enter_context(backend.open(order.engine))
+            _run_once(session, order.engine)
+        except MemoryError as error:
+            mend = "raise memory_mib in the hardware profile, or use a smaller model"
+            raise BuildError(f"{order.engine.name} needs more memory than it may use", mend=mend) from error
         self._session = session
         open_ms = (time.perf_counter() - start) * 1e3 if session.real_time else session.clock_ns() / 1e6
         grown_mib = max(0.0, conditions.memory_mib() - before_mib)
@@ -113,9 +117,14 @@ class Worker:
         before = conditions.read_counters()
         found = sampling.sample(session, self._ring, order.samples, first=self._sampled)
         after = conditions.read_counters()
-        self._sampled += order.samples
+        self._sampled += len(found.wall_ns)
         load = conditions.load_between(before, after) if session.real_time else _UNLOADED
-        return SampleReply(wall_ns=found.wall_ns, cpu_ns=found.cpu_ns, conditions=conditions.conditions(load))
+        return SampleReply(
+            wall_ns=found.wall_ns,
+            cpu_ns=found.cpu_ns,
+            preempted=found.preempted,
+            conditions=conditions.conditions(load),
+        )
 
     def infer(self, order: InferOrder) -> InferReply:
         """Run the open engine over rows of inputs."""
@@ -151,7 +160,7 @@ def _run_once(session: Session, engine: Engine) -> None:
         session.run(feeds)
     except (EdgekdError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - runtimes raise what they like
+    except Exception as error:
         raise BuildError(
             f"{engine.name} compiles the model but cannot run it", cause=str(error)[:1000]
         ) from error
@@ -165,7 +174,7 @@ def _full_check(path: Path) -> None:
         return
     try:
         onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # noqa: BLE001 - ValidationError, InferenceError and protobuf's share no base
+    except Exception as error:
         cause = str(error).strip()[:1000]
         raise ModelError(
             f"{path.name} is not a valid ONNX model", cause=cause, mend="export it again"

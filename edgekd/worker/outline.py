@@ -81,7 +81,7 @@ def outline(path: Path) -> Outline:
         walk = _Walk(content)
         try:
             walk.model(0, len(content))
-        except _Malformed as error:
+        except _MalformedError as error:
             mend = "export the model again; a download may be incomplete"
             raise ModelError(f"{path.name} is not a valid .onnx file", cause=str(error), mend=mend) from None
     if not walk.found.graphs:
@@ -91,7 +91,7 @@ def outline(path: Path) -> Outline:
     return walk.found
 
 
-class _Malformed(ValueError):
+class _MalformedError(ValueError):
     """Bytes that are no protobuf, or more of it than we are willing to read."""
 
 
@@ -116,7 +116,7 @@ class _Walk:
 
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > _MOST_DEPTH:
-            raise _Malformed(f"graphs are nested more than {_MOST_DEPTH} deep")
+            raise _MalformedError(f"graphs are nested more than {_MOST_DEPTH} deep")
         self.found.graphs += 1
         for number, span in self._spans(start, end):
             if number == 1:
@@ -153,7 +153,7 @@ class _Walk:
                 name, values = self._attribute(*span, depth=depth)
                 integers[name] = integers.get(name, ()) + values
         if len(self.found.nodes) >= _MOST_NODES:
-            raise _Malformed(f"it has more than {_MOST_NODES} nodes")
+            raise _MalformedError(f"it has more than {_MOST_NODES} nodes")
         self.found.nodes.append(Node(operator=operator, domain=domain, inputs=inputs, integers=integers))
 
     def _attribute(self, start: int, end: int, depth: int) -> tuple[str, tuple[int, ...]]:
@@ -190,14 +190,15 @@ class _Walk:
             elif number == 8:  # noqa: PLR2004 - name
                 name = self._text(value)
             elif number == 13:  # noqa: PLR2004 - external_data
-                location = self._location(*value) or location
+                found = self._location(*value)
+                location = location if found is None else found
         self._store(Tensor(name=name, dims=tuple(dims), location=location))
         if constant:
             self.found.constants.add(name)
 
     def _store(self, tensor: Tensor) -> None:
         if len(self.found.tensors) >= _MOST_TENSORS:
-            raise _Malformed(f"it has more than {_MOST_TENSORS} tensors")
+            raise _MalformedError(f"it has more than {_MOST_TENSORS} tensors")
         self.found.tensors.append(tensor)
 
     def _location(self, start: int, end: int) -> str | None:
@@ -205,7 +206,8 @@ class _Walk:
         return entry.get(2, "") if entry.get(1) == "location" else None
 
     def _value(self, start: int, end: int, *, kept: list[Value] | None, depth: int) -> None:
-        name, element_type, shape = "", 0, ()
+        name, element_type = "", 0
+        shape: tuple[int | None, ...] = ()
         for number, span in self._spans(start, end):
             if number == 1:
                 name = self._text(span)
@@ -254,7 +256,7 @@ class _Walk:
         while at < end:
             self._fields += 1
             if self._fields > _MOST_FIELDS:
-                raise _Malformed(f"it has more than {_MOST_FIELDS} fields")
+                raise _MalformedError(f"it has more than {_MOST_FIELDS} fields")
             key, at = self._varint(at, end)
             number, kind = key >> 3, key & 7
             if kind == _VARINT:
@@ -265,7 +267,7 @@ class _Walk:
             if kind == _SPAN:
                 size, at = self._varint(at, end)
             if size is None or number == 0 or size > end - at:
-                raise _Malformed(f"the bytes at {at} are no protobuf field")
+                raise _MalformedError(f"the bytes at {at} are no protobuf field")
             at += size
             if kind == _SPAN:
                 yield number, (at - size, at)
@@ -279,7 +281,7 @@ class _Walk:
             if byte < 0x80:  # noqa: PLR2004 - the last group
                 return value, at
             shift += 7
-        raise _Malformed(f"the bytes at {at} are no protobuf number")
+        raise _MalformedError(f"the bytes at {at} are no protobuf number")
 
 
 def _signed(number: int) -> int:

@@ -87,10 +87,10 @@ class _RowFile:
 def _array(artifact: Artifact, spec: TensorSpec) -> NDArray[Any]:
     path = artifact.verified()
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path.name} is not a readable .npy file", cause=str(error)) from error
-    if str(array.dtype) != spec.dtype or array.shape[1:] != spec.shape:
+    if array.ndim == 0 or str(array.dtype) != spec.dtype or array.shape[1:] != spec.shape:
         found = f"{array.dtype} rows of {array.shape[1:]}"
         raise DataError(
             f"input {spec.name!r} takes {spec.dtype} rows of {spec.shape}", cause=f"{path.name} holds {found}"

@@ -67,5 +67,5 @@ def test_a_full_disk_or_quota_found_while_flushing_counts_too(
 
 def test_another_failure_is_not_called_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError):
         write_text(tmp_path / "file" / "below", "x")

@@ -28,6 +28,7 @@ def test_the_least_job_is_a_teacher_its_data_and_a_limit() -> None:
         ("teacher", "learning_rate", 0.0),
         ("task", "kind", "clasification"),
         ("task", "validation", 1.0),
+        ("task", "validation_from", "trian"),
         ("task", "crop", -1),
         ("task", "resolution", 0),
         ("task", "mean", [0.5]),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -83,3 +84,17 @@ def test_bounds_are_above_percentiles_and_rise_with_confidence(
 
 def test_the_mean_is_the_mean(latency_of: LatencyOf) -> None:
     assert latency_of([1.0, 2.0, 6.0]).mean_ms == 3.0
+
+
+def test_what_lost_the_core_to_another_process_is_kept_and_left_out_of_conclusions(
+    latency_of: LatencyOf,
+) -> None:
+    whole = latency_of([1.0, 9.0, 2.0, 3.0])
+    marked = replace(whole, preempted=(False, True, False, False))
+    assert marked.samples_ms == whole.samples_ms
+    assert (marked.percentile(99), marked.mean_ms, marked.upper_bound(50, 0.8)) == (3.0, 2.0, 3.0)
+    assert whole.percentile(99) == 9.0
+
+
+def test_where_every_sample_lost_the_core_all_count(latency_of: LatencyOf) -> None:
+    assert replace(latency_of([1.0, 9.0]), preempted=(True, True)).percentile(99) == 9.0

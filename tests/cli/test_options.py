@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd.cli.options import choices_from, precisions_from, shapes_from
+from edgekd.errors import UsageError
+from edgekd.values.model import Precision
+
+names = st.text(min_size=1, max_size=8)
+shapes = st.lists(st.integers(1, 10**6), min_size=1, max_size=5).map(tuple)
+
+
+@given(st.dictionaries(names, shapes, max_size=3))
+def test_shapes_are_read_as_they_are_written(wanted: dict[str, tuple[int, ...]]) -> None:
+    texts = [f"{name}={'x'.join(map(str, shape))}" for name, shape in wanted.items()]
+    assert shapes_from(texts) == wanted
+
+
+def test_a_name_may_hold_an_equals_sign_and_sizes_may_stand_with_commas() -> None:
+    assert shapes_from(["a=b=1,3"]) == {"a=b": (1, 3)}
+    assert shapes_from(None) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["images", "=1x3", "images=", "images=1x", "images=0x3", "images=-1", "images=1.5"]
+)
+def test_another_form_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        shapes_from([text], "--input")
+    assert "--input images=1x3x224x224" in caught.value.mend
+
+
+def test_an_input_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="'a' twice"):
+        shapes_from(["a=1", "a=2"])
+
+
+def test_choices_keep_their_order_and_come_once() -> None:
+    assert choices_from("b, a,b", ("a", "b"), "--to") == ("b", "a")
+    assert choices_from(None, ("a",), "--to") == ()
+    assert precisions_from("int8,fp32") == (Precision.INT8, Precision.FP32)
+
+
+def test_an_unknown_choice_suggests_the_known_one() -> None:
+    with pytest.raises(UsageError) as caught:
+        precisions_from("fp23")
+    assert "--precision 'fp23'" in caught.value.what
+    assert "did you mean 'fp32'?" in caught.value.mend

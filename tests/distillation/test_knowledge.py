@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgekd.distillation.knowledge import Batch, Knowledge, Taps, total_loss
+from edgekd.distillation.losses.intermediate import pooled_mse
+from edgekd.distillation.losses.response import cross_entropy
+from edgekd.errors import UsageError
+from tests.distillation.small import net
+
+IMAGES = torch.randn(3, 1, 8, 8)
+
+
+def test_taps_read_the_output_the_pooled_features_and_any_module():
+    module = net().eval()
+    with Taps(module, ["logits", "pooled", "body.0"]) as taps:
+        outputs = taps(IMAGES)
+    assert torch.equal(outputs["logits"], module(IMAGES))
+    assert torch.equal(outputs["body.0"], module.body[0](IMAGES))
+    assert torch.equal(module.head(outputs["pooled"]), outputs["logits"])
+
+
+def test_taps_leave_no_hook_behind():
+    module = net()
+    with Taps(module, ["pooled", "body.0"]) as taps:
+        taps(IMAGES)
+    assert not module.head._forward_pre_hooks
+    assert not module.body[0]._forward_hooks
+
+
+def test_an_unknown_tap_names_the_near_ones():
+    with pytest.raises(UsageError, match="did you mean 'body.1'") as caught:
+        Taps(net(), ["body.l"])
+    assert caught.value.exit_code == 2
+
+
+def test_pooled_features_need_a_linear_layer():
+    with pytest.raises(UsageError, match="linear layer"):
+        Taps(nn.Conv2d(1, 1, 1), ["pooled"])
+
+
+def test_the_total_is_the_weighted_sum_and_reaches_the_adapter():
+    batch = Batch(labels=torch.tensor([0, 1]))
+    adapters = nn.ModuleDict({"pooled": nn.Linear(4, 6)})
+    knowledge = (
+        Knowledge(name="ce", teacher="labels", loss=cross_entropy, weight=0.5),
+        Knowledge(name="pooled", student="pooled", teacher="pooled", loss=pooled_mse, weight=3.0),
+    )
+    student = {"logits": torch.randn(2, 5), "pooled": torch.randn(2, 4)}
+    teacher = {"pooled": torch.randn(2, 6)}
+    total = total_loss(knowledge, adapters, student, teacher, batch)
+    by_hand = 0.5 * nn.functional.cross_entropy(student["logits"], batch.labels)
+    by_hand = by_hand + 3 * nn.functional.mse_loss(adapters["pooled"](student["pooled"]), teacher["pooled"])
+    torch.testing.assert_close(total, by_hand)
+    total.backward()
+    assert adapters["pooled"].weight.grad.abs().sum() > 0
