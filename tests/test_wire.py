@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from edgekd.errors import ConfigError, DataError, EdgekdError, ResourcesExhausted, WorkerDied
 from edgekd.values.order import Done, WarmUpOrder
 from edgekd.wire import Child
+
+Program = Callable[[str], str]  # the body of an order's function to a module's name
 
 ORDER = WarmUpOrder(least_ms=1.5, seed=3)
 PROGRAM = """
@@ -46,26 +49,26 @@ def outcome(
     return caught.value
 
 
-def test_an_order_arrives_whole_and_is_answered(program):
+def test_an_order_arrives_whole_and_is_answered(program: Program):
     module = program("assert order == WarmUpOrder(least_ms=1.5, seed=3), order")
     with Child(module) as child:
         assert [child.ask("work", ORDER, Done, timeout_s=20) for _ in range(3)] == [Done()] * 3
 
 
 @pytest.mark.parametrize("kind", [DataError, ConfigError])
-def test_an_error_of_ours_arrives_as_itself(program, kind: type[EdgekdError]):
+def test_an_error_of_ours_arrives_as_itself(program: Program, kind: type[EdgekdError]):
     error = outcome(program(f"raise {kind.__name__}('what', cause='why', mend='how')"))
     assert type(error) is kind
     assert (error.what, error.cause, error.mend) == ("what", "why", "how")
 
 
-def test_any_other_error_is_a_worker_that_failed_and_says_how(program):
+def test_any_other_error_is_a_worker_that_failed_and_says_how(program: Program):
     error = outcome(program("raise RuntimeError('vendor says no')"))
     assert isinstance(error, WorkerDied)
     assert "vendor says no" in error.cause
 
 
-def test_after_an_error_the_child_serves_on(program):
+def test_after_an_error_the_child_serves_on(program: Program):
     module = program("if order.seed == 3: raise DataError('what')")
     with Child(module) as child:
         with pytest.raises(DataError):
@@ -74,13 +77,13 @@ def test_after_an_error_the_child_serves_on(program):
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGFPE", "SIGABRT"])
-def test_a_crash_is_an_error_that_names_the_signal(program, name: str):
+def test_a_crash_is_an_error_that_names_the_signal(program: Program, name: str):
     error = outcome(program(f"os.kill(os.getpid(), signal.{name})"))
     assert isinstance(error, WorkerDied)
     assert name in error.what
 
 
-def test_a_crash_quotes_the_last_words(program):
+def test_a_crash_quotes_the_last_words(program: Program):
     error = outcome(
         program("sys.stderr.write('assertion failed in parser'); sys.stderr.flush(); os._exit(9)")
     )
@@ -88,11 +91,11 @@ def test_a_crash_quotes_the_last_words(program):
     assert "assertion failed in parser" in error.cause
 
 
-def test_a_kill_by_the_system_is_a_lack_of_memory(program):
+def test_a_kill_by_the_system_is_a_lack_of_memory(program: Program):
     assert isinstance(outcome(program("os.kill(os.getpid(), signal.SIGKILL)")), ResourcesExhausted)
 
 
-def test_a_hang_is_ended(program):
+def test_a_hang_is_ended(program: Program):
     module = program("while True: pass")
     with Child(module) as child:
         with pytest.raises(WorkerDied, match="in time"):
@@ -101,13 +104,13 @@ def test_a_hang_is_ended(program):
             os.kill(child.pid, 0)
 
 
-def test_a_child_that_shuts_the_wire_is_ended(program, monkeypatch: pytest.MonkeyPatch):
+def test_a_child_that_shuts_the_wire_is_ended(program: Program, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edgekd.wire._DEATH_S", 0.1)
     error = outcome(program("os.closerange(0, 64); time.sleep(60)"))
     assert isinstance(error, WorkerDied)
 
 
-def test_too_much_memory_is_an_error_and_the_child_serves_on(program):
+def test_too_much_memory_is_an_error_and_the_child_serves_on(program: Program):
     module = program("block = bytearray(600 << 20) if order.seed == 3 else None")
     with Child(module, memory_mib=256) as child:
         with pytest.raises(ResourcesExhausted):
@@ -115,7 +118,7 @@ def test_too_much_memory_is_an_error_and_the_child_serves_on(program):
         assert child.ask("work", WarmUpOrder(least_ms=1.0, seed=4), Done, timeout_s=20) == Done()
 
 
-def test_what_a_runtime_prints_does_not_reach_the_wire(program):
+def test_what_a_runtime_prints_does_not_reach_the_wire(program: Program):
     module = program("print('{}'); os.write(1, b'native noise\\n')")
     with Child(module) as child:
         assert child.ask("work", ORDER, Done, timeout_s=20) == Done()
@@ -139,7 +142,7 @@ def test_a_flood_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "flooded" in outcome("a_flood").what
 
 
-def test_an_order_nobody_serves_is_an_error(program):
+def test_an_order_nobody_serves_is_an_error(program: Program):
     assert "edgekd" not in outcome(program("pass"), order="dance").what.split()[0]
 
 
@@ -154,7 +157,7 @@ def test_a_users_own_module_in_the_current_folder_is_not_imported(
         assert child.ask("probe", ProbeOrder(runtimes=()), ProbeReply, timeout_s=60).runtimes == ()
 
 
-def test_closing_twice_is_harmless_and_leaves_no_process(program):
+def test_closing_twice_is_harmless_and_leaves_no_process(program: Program):
     child = Child(program("pass"))
     child.close()
     child.close()
@@ -162,7 +165,7 @@ def test_closing_twice_is_harmless_and_leaves_no_process(program):
         os.kill(child.pid, 0)
 
 
-def test_closing_ends_what_the_child_started(program, tmp_path: Path):
+def test_closing_ends_what_the_child_started(program: Program, tmp_path: Path):
     note = tmp_path / "grandchild"
     body = (
         "import subprocess; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"

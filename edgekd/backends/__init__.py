@@ -10,13 +10,14 @@ import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol as Interface
 from typing import cast
 
 from edgekd.errors import BackendMissing, BuildError, UsageError
 from edgekd.timing.session import Session, Tensors
 from edgekd.values.codec import did_you_mean
-from edgekd.values.model import Engine, Precision, TensorSpec
+from edgekd.values.model import Engine, Model, Precision, TensorSpec
 
 __all__ = ["NAMES", "PACKAGES", "Backend", "Session", "Tensors", "check_precision", "load", "settled"]
 
@@ -41,6 +42,14 @@ class Backend(Interface):
 
     def open(self, engine: Engine) -> AbstractContextManager[Session]:
         """Read and compile an engine; leaving the context frees everything it took.
+
+        Raises:
+            BuildError: the runtime refuses the model or the precision.
+
+        """
+
+    def compile(self, engine: Engine, folder: Path) -> Model:
+        """Write what the runtime makes of a model, in a format that it reads without that work.
 
         Raises:
             BuildError: the runtime refuses the model or the precision.

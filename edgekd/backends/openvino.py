@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from edgekd.backends import check_precision, settled
 from edgekd.errors import BuildError, ModelError
 from edgekd.timing.session import Tensors
-from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+from edgekd.values.artifact import Artifact
+from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 
 # int8 layers run beside fp32 ones: on small networks that was faster than beside bf16 ones, which need
 # conversions around every int8 layer. Left to itself, OpenVINO takes bf16 wherever the processor has it.
@@ -75,7 +77,32 @@ def read_signature(path: Path) -> Signature:
         model = ov.Core().read_model(str(path))
     except RuntimeError as error:
         raise ModelError(f"openvino cannot read {path.name}", cause=str(error)[:1000]) from error
-    return _signature(model)
+    kinds = {node.get_type_name() for node in model.get_ops()}
+    return replace(_signature(model), quantized="FakeQuantize" in kinds)
+
+
+def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name every backend offers
+    """Convert a model to OpenVINO's IR: `model.xml`, and its weights in full precision in `model.bin`.
+
+    With `engine.shapes`, dynamic dimensions are settled in the file; without, they stay open.
+
+    Raises:
+        BuildError: OpenVINO refuses the model or the precision.
+
+    """
+    check_precision(engine, precisions())
+    path, source = folder / "model.xml", engine.model.file.path
+    try:
+        model = ov.Core().read_model(str(source))
+        if engine.shapes is not None:
+            _settle_shapes(model, engine.shapes)
+        ov.save_model(model, str(path), compress_to_fp16=False)
+    except BuildError:
+        raise
+    except Exception as error:  # it raises RuntimeError, TypeError and its own, from several layers
+        raise BuildError(f"openvino cannot convert {source.name}", cause=str(error)[:1000]) from error
+    weights = Artifact.of(path.with_suffix(".bin"))
+    return Model(file=Artifact.of(path), weights=weights, precision=engine.model.precision)
 
 
 def port_name(port: Any) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,8 @@ from onnx.reference.op_run import OpRun
 from edgekd.backends import check_precision, settled
 from edgekd.errors import BuildError
 from edgekd.timing.session import Tensors
-from edgekd.values.model import Engine, Precision, Signature, TensorSpec
+from edgekd.values.artifact import Artifact
+from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 
 Array = NDArray[Any]
 
@@ -63,6 +67,19 @@ def open(engine: Engine) -> Iterator[RehearsalSession]:  # noqa: A001 - the name
     except Exception as error:  # protobuf's, the shape inference's and the evaluator's own
         raise BuildError(f"rehearsal cannot read {path.name}", cause=str(error)[:1000]) from error
     yield session
+
+
+def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name every backend offers
+    """Copy the file: there is nothing to compile it to.
+
+    Raises:
+        BuildError: the evaluator refuses the model or the precision.
+
+    """
+    with open(engine):
+        path = folder / "model.onnx"
+        shutil.copyfile(engine.model.file.path, path)
+    return replace(engine.model, file=Artifact.of(path))
 
 
 def reference(model: onnx.ModelProto) -> ReferenceEvaluator:

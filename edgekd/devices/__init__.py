@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 from edgekd.errors import DeviceError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
-from edgekd.values.model import Engine, Signature
+from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import OpenReply, ProbeReply
 from edgekd.values.target import Target
 
@@ -37,6 +37,15 @@ class Device(AbstractContextManager["Device"], Interface):
 
     def build(self, engine: Engine) -> OpenReply:
         """Compile an engine once, in a child, and run it once.
+
+        Raises:
+            BuildError: the runtime refuses the model or dies of it.
+            BackendMissing: the runtime is not installed on the device.
+
+        """
+
+    def compile(self, engine: Engine, folder: Path) -> Model:
+        """Write what the runtime makes of an engine's model, in a format that it reads without that work.
 
         Raises:
             BuildError: the runtime refuses the model or dies of it.

@@ -17,8 +17,9 @@ from edgekd.timing import trust
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import Load
 from edgekd.values.latency import Latency, Protocol
-from edgekd.values.model import Engine, Signature
+from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
+    CompileOrder,
     Done,
     InferOrder,
     InferReply,
@@ -102,6 +103,18 @@ class LocalDevice:
         with self._clocked(), self._child() as child:
             return self._open(child, engine)
 
+    def compile(self, engine: Engine, folder: Path) -> Model:
+        """Write what the runtime makes of an engine's model, in a child.
+
+        Raises:
+            BuildError: the runtime refuses the model, dies of it or takes too long.
+            BackendMissing: the runtime is not installed.
+
+        """
+        order = CompileOrder(engine=_settled(engine), folder=folder.resolve())
+        with self._clocked(), self._child() as child, _naming(engine):
+            return child.ask("compile", order, Model, timeout_s=self._timeout_s)
+
     def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
         """Time engines against each other: fresh processes each launch, turns in a seeded random order.
 
@@ -154,11 +167,9 @@ class LocalDevice:
                 return RuntimeHealth(name=runtime, version="", works=False, problem=str(error), mend=mend)
 
     def _open(self, child: Child, engine: Engine) -> OpenReply:
-        model = engine.model
-        weights = None if model.weights is None else _absolute(model.weights)
-        settled = replace(engine, model=replace(model, file=_absolute(model.file), weights=weights))
         with _naming(engine):
-            return child.ask("open", OpenOrder(engine=settled), OpenReply, timeout_s=self._timeout_s)
+            order = OpenOrder(engine=_settled(engine))
+            return child.ask("open", order, OpenReply, timeout_s=self._timeout_s)
 
     def _launch(
         self,
@@ -244,6 +255,12 @@ def _naming(engine: Engine) -> Iterator[None]:
     except WorkerDied as error:
         what = f"{engine.name} cannot run {engine.model.file.path.name}"
         raise BuildError(what, cause=f"{error.what}: {error.cause}"[:1000], mend=error.mend) from error
+
+
+def _settled(engine: Engine) -> Engine:
+    model = engine.model
+    weights = None if model.weights is None else _absolute(model.weights)
+    return replace(engine, model=replace(model, file=_absolute(model.file), weights=weights))
 
 
 def _absolute(artifact: Artifact) -> Artifact:

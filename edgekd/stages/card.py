@@ -47,7 +47,8 @@ def _measured_how(latency: LatencySummary) -> str:
         f"Wall-clock time of one inference at batch 1, input and output copies included, in {latency.samples} "
         f"samples over {_count(latency.protocol.launches, 'fresh process', 'fresh processes')} on "
         f"{_safe(hardware.processor)} ({hardware.cores} cores, {_safe(software.system)} "
-        f"{_safe(software.kernel)}). Trust: {latency.trust.verdict.value}{_safe(reasons)}. "
+        f"{_safe(software.kernel)}); {latency.preempted} more, which lost the core to another process by the "
+        f"scheduler's own count, are left out. Trust: {latency.trust.verdict.value}{_safe(reasons)}. "
         f'"p99 at most" is an upper confidence bound at {latency.confidence:.0%} that assumes no distribution. '
         "On another machine, measure again: `edgekd verify` checks the files and the numerics, and "
         "`python run.py --image FILE --benchmark 500` times this one."

@@ -91,7 +91,7 @@ def landscape(shown: Landscape) -> str:
 
 def histogram(latency: Latency, limits_ms: Mapping[str, float], confidence: float) -> str:
     """Draw how the accepted file's inference times are spread."""
-    samples = np.asarray(latency.samples_ms)
+    samples = np.asarray(latency.undisturbed_ms)
     upper_ms = latency.upper_bound(99.0, confidence)
     marks = {"p50": latency.percentile(50.0), "p99": latency.percentile(99.0)}
     end = max(marks["p99"], upper_ms if math.isfinite(upper_ms) else 0.0, *limits_ms.values(), 0.0) * 1.06
@@ -136,9 +136,11 @@ def run_order(latency: Latency, teacher: Latency | None, limits_ms: Mapping[str,
                           textcoords="offset points", xycoords=("axes fraction", "data"), ha="right",
                           va="bottom", color=_BAD, fontsize=7.5)  # fmt: skip
         _launches(axes, latency)
-        _log_ms(axes.yaxis)
         axes.set_yscale("log")
         _log_ms(axes.yaxis)
+        drawn = [ms for one in (latency, teacher) if one is not None for ms in one.undisturbed_ms]
+        # What a neighbour's turn on the core adds may run off the top: it is the neighbour's.
+        axes.set_ylim(0.85 * min(drawn), 1.2 * max(*drawn, *limits_ms.values()))
         axes.set_ylabel("latency, ms")
         axes.set_xlabel("run order; one column a launch of a fresh process, thin lines between blocks")
         axes.set_xlim(0, 1)

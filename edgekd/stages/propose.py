@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from math import log10, sqrt
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from edgekd.stages.predict import Predictor, predict
-from edgekd.students import features, neighbours, sample
+from edgekd.students import feature_names, features, neighbours, sample
 from edgekd.values.budget import Limits
 from edgekd.values.codec import fingerprint
 from edgekd.values.student import Space, StudentSpec
@@ -18,6 +19,7 @@ from edgekd.values.trial import History, Proposal, Trial, Verdict
 _POOL = 1500
 _MARGIN = 0.93  # of the limit that the expected latency may use
 _EXPLORATION = 0.7  # standard deviations of the accuracy surrogate added to its mean
+_STEEPEST = 0.2  # accuracy a decade of capacity: more is noise
 _LEAST_SCORES = 3  # trials with an accuracy before the surrogate is asked
 
 
@@ -92,33 +94,45 @@ def _pool(space: Space, history: History, rng: random.Random) -> list[StudentSpe
     return walked + [sample(space, rng) for _ in range(_POOL)]
 
 
-def _scores(specs: list[StudentSpec], space: Space, history: History) -> npt.NDArray[np.float64]:
+def _scores(specs: list[StudentSpec], space: Space, history: History) -> NDArray[np.float64]:
     """Rank specs by expected accuracy plus exploration; by capacity while little is known."""
-    size = np.array([_size(spec, space) for spec in specs])
     known = [trial for trial in history.trials if trial.accuracy is not None]
-    if len(known) < _LEAST_SCORES:
-        # A penalty for what was tried already, so that the first trials differ from each other.
-        return np.asarray(size - 0.3 * _closeness(specs, [t.proposal.spec for t in known], space))
-    return _surrogate(specs, known, space)
+    if len(known) >= _LEAST_SCORES:
+        return _surrogate(specs, known, space)
+    # A penalty near what was tried already, so that the first trials differ from each other.
+    nearness = _closeness(specs, [trial.proposal.spec for trial in known], space)
+    return np.array([capacity(spec, space) for spec in specs]) - 0.3 * nearness
 
 
-def _surrogate(specs: list[StudentSpec], known: list[Trial], space: Space) -> npt.NDArray[np.float64]:
+def capacity(spec: StudentSpec, space: Space) -> float:
+    """Return the prior belief in a student: decades of arithmetic, more for depth and resolution, less for wide kernels."""
+    named = dict(zip(feature_names(), features(spec, channels=space.channels, classes=space.classes)))
+    depth, side = log10(sum(stage.depth for stage in spec.stages)), log10(spec.resolution)
+    return named["log10_macs"] + 0.5 * depth + side - 0.25 * named["macs_share_kernel_5"]
+
+
+def _surrogate(specs: list[StudentSpec], known: list[Trial], space: Space) -> NDArray[np.float64]:
+    """Return upper confidence bounds of a Gaussian process around a line in the prior belief."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
-    rows, new = _encoded([t.proposal.spec for t in known], space), _encoded(specs, space)
+    tried = [trial.proposal.spec for trial in known]
+    rows, new = _encoded(tried, space), _encoded(specs, space)
     centre, scale = new.mean(axis=0), new.std(axis=0) + 1e-9
     rows, new = (rows - centre) / scale, (new - centre) / scale
     accuracies = np.array([_accuracy(trial) for trial in known])
-    spread = max(float(accuracies.std()), 1e-3)
-    width = float(np.sqrt(rows.shape[1]))
-    process = GaussianProcessRegressor(RBF(2 * width) + WhiteKernel(0.1), optimizer=None)
-    process.fit(rows, (accuracies - accuracies.mean()) / spread)
+    belief = np.array([capacity(spec, space) for spec in tried])
+    slope = float(np.clip(np.polyfit(belief, accuracies, 1)[0], 0.0, _STEEPEST)) if np.ptp(belief) else 0.0
+    line = accuracies.mean() + slope * (belief - belief.mean())
+    spread = max(float((accuracies - line).std()), 1e-3)
+    process = GaussianProcessRegressor(RBF(2 * sqrt(rows.shape[1])) + WhiteKernel(0.1), optimizer=None)
+    process.fit(rows, (accuracies - line) / spread)
     mean, deviation = process.predict(new, return_std=True)
-    return np.asarray(mean + _EXPLORATION * deviation)
+    hoped = slope * (np.array([capacity(spec, space) for spec in specs]) - belief.mean())
+    return np.asarray(hoped + spread * (mean + _EXPLORATION * deviation))
 
 
-def _closeness(specs: list[StudentSpec], others: list[StudentSpec], space: Space) -> npt.NDArray[np.float64]:
+def _closeness(specs: list[StudentSpec], others: list[StudentSpec], space: Space) -> NDArray[np.float64]:
     if not others:
         return np.zeros(len(specs))
     rows, known = _encoded(specs, space), _encoded(others, space)
@@ -127,7 +141,7 @@ def _closeness(specs: list[StudentSpec], others: list[StudentSpec], space: Space
     return np.asarray(np.exp(-(gaps.min(axis=1) ** 2)))
 
 
-def _encoded(specs: list[StudentSpec], space: Space) -> npt.NDArray[np.float64]:
+def _encoded(specs: list[StudentSpec], space: Space) -> NDArray[np.float64]:
     return np.array([features(spec, channels=space.channels, classes=space.classes) for spec in specs])
 
 

@@ -15,7 +15,7 @@ _WAITING = 1.3  # wall time / CPU time of one thread
 _IDLE_ENOUGH = 0.7  # share of the cores we do not use that others may take
 
 
-def judge(  # noqa: PLR0917 - three readings of the same inferences
+def judge(
     wall_ms: Sequence[float],
     cpu_ms: Sequence[float],
     preempted: Sequence[bool],

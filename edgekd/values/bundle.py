@@ -32,6 +32,7 @@ class LatencySummary:
     protocol: Protocol
     trust: Trust
     conditions: Conditions
+    preempted: int = 0  # inferences beside the samples that lost the core to another process, in no figure
 
 
 def summarise(latency: Latency, confidence: float) -> LatencySummary:
@@ -49,6 +50,7 @@ def summarise(latency: Latency, confidence: float) -> LatencySummary:
         protocol=latency.protocol,
         trust=latency.trust,
         conditions=latency.conditions,
+        preempted=len(latency.samples_ms) - len(latency.undisturbed_ms),
     )
 
 

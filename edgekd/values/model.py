@@ -32,6 +32,7 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    quantized: bool = False  # an inspected file carries int8 inside: Q/DQ, integer operators or FakeQuantize
 
 
 @dataclass(frozen=True, kw_only=True)

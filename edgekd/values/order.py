@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import Conditions
-from edgekd.values.model import Engine, Signature
+from edgekd.values.model import Engine, Model, Signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,31 @@ class QuantizeOrder:
     calibration: dict[str, Artifact]
     folder: Path
     runtime: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOrder:
+    """Write what a runtime makes of an engine's model, in a format that the runtime reads without that work."""
+
+    engine: Engine  # without `shapes`, dynamic dimensions stay open
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOrder:
+    """Simplify the graph of a float .onnx; its inputs, outputs and what it computes stay as they are."""
+
+    model: Artifact
+    folder: Path
+    opset: int | None = None  # to convert it to
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeReply:
+    """The simplified model and the opset it has."""
+
+    model: Model
+    opset: int
 
 
 @dataclass(frozen=True, kw_only=True)

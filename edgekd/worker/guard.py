@@ -38,6 +38,9 @@ _NEEDS_ONE = {
     "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softmax", "SpaceToDepth", "Split",
     "Sqrt", "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Upsample",
 }  # fmt: skip
+_QUANTIZED = {
+    "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
+}  # fmt: skip
 
 
 def check(path: Path) -> None:
@@ -72,7 +75,11 @@ def onnx_signature(path: Path) -> Signature:
     """
     found = outline(path)
     inputs = tuple(_spec(path, value) for value in found.inputs if value.name not in found.constants)
-    return Signature(inputs=inputs, outputs=tuple(_spec(path, value) for value in found.outputs))
+    return Signature(
+        inputs=inputs,
+        outputs=tuple(_spec(path, value) for value in found.outputs),
+        quantized=any(node.operator in _QUANTIZED for node in found.nodes),
+    )
 
 
 def _check_outline(path: Path, found: Outline) -> None:

@@ -17,6 +17,7 @@ from edgekd.timing import conditions, sampling
 from edgekd.values.conditions import Load
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
+    CompileOrder,
     Done,
     InferOrder,
     InferReply,
@@ -51,6 +52,7 @@ class Worker:
         return {
             "probe": Handler(order=ProbeOrder, carry_out=self.probe),
             "inspect": Handler(order=InspectOrder, carry_out=self.inspect),
+            "compile": Handler(order=CompileOrder, carry_out=self.compile),
             "open": Handler(order=OpenOrder, carry_out=self.open),
             "warm_up": Handler(order=WarmUpOrder, carry_out=self.warm_up),
             "sample": Handler(order=SampleOrder, carry_out=self.sample),
@@ -74,11 +76,24 @@ class Worker:
         path = order.model.verified()
         guard.check(path)
         if path.suffix == ".xml":
+            backends.load("openvino")  # says what to install where it is missing
             from edgekd.backends import openvino  # reads its own format, and is needed for no other
 
             return openvino.read_signature(path)
         _full_check(path)
         return guard.onnx_signature(path)
+
+    def compile(self, order: CompileOrder) -> Model:
+        """Write what a runtime makes of a model.
+
+        Raises:
+            BuildError: the runtime refuses the model.
+
+        """
+        _check(order.engine.model)
+        backend = backends.load(order.engine.runtime)
+        order.folder.mkdir(parents=True, exist_ok=True)
+        return backend.compile(order.engine, order.folder)
 
     def open(self, order: OpenOrder) -> OpenReply:
         """Compile an engine and run it once; it stays open until the next one.

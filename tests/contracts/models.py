@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
+
+Make = Callable[[Path], Path]
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "models"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -18,11 +19,12 @@ from edgekd.values.target import Profile, Target
 from edgekd.wire import Child
 from tests.contracts import models
 
+R = TypeVar("R")
 SHORT = Protocol(launches=2, blocks=3, samples=20, warmup_ms=0.1)
 
 
 def target(*runtimes: str, device: str = "local", build_timeout_s: float = 60.0) -> Target:
-    precisions = {name: (Precision.FP32,) for name in runtimes}
+    precisions = dict.fromkeys(runtimes, (Precision.FP32,))
     profile = Profile(name="test", description="", runtimes=precisions, build_timeout_s=build_timeout_s)
     return Target(profile=profile, device=device, runtimes=runtimes, threads=1)
 
@@ -81,18 +83,18 @@ def test_the_rehearsed_times_are_the_same_each_time(device: LocalDevice, tmp_pat
 def test_turns_are_interleaved_in_a_seeded_random_order(
     device: LocalDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    order: list[int] = []
+    turns: list[int] = []
 
     class Watched(Child):
-        def ask(self, name, order_, reply, *, timeout_s):
+        def ask(self, name: str, order: object, reply: type[R], *, timeout_s: float) -> R:
             if name == "sample":
-                order.append(self.pid)
-            return super().ask(name, order_, reply, timeout_s=timeout_s)
+                turns.append(self.pid)
+            return super().ask(name, order, reply, timeout_s=timeout_s)
 
     monkeypatch.setattr(local, "Child", Watched)
     engines = [models.engine(models.conv_net(tmp_path / f"{width}.onnx", width=width)) for width in (2, 4, 6)]
     device.time(engines, Protocol(launches=1, blocks=8, samples=1, warmup_ms=0.1))
-    rounds = [tuple(order[at : at + 3]) for at in range(0, len(order), 3)]
+    rounds = [tuple(turns[at : at + 3]) for at in range(0, len(turns), 3)]
     assert all(len(set(one)) == 3 for one in rounds)  # a turn each, in every round
     assert len(set(rounds)) > 1  # and not always in the same order
 
@@ -103,8 +105,8 @@ def test_every_launch_is_a_fresh_process(
     started: list[int] = []
 
     class Watched(Child):
-        def __init__(self, *args, **kwargs) -> None:
-            super().__init__(*args, **kwargs)
+        def __init__(self, module: str, *, memory_mib: int = 0, threads: int | None = None) -> None:
+            super().__init__(module, memory_mib=memory_mib, threads=threads)
             started.append(self.pid)
 
     monkeypatch.setattr(local, "Child", Watched)
@@ -155,7 +157,9 @@ def test_inspecting_reads_a_signature_and_refuses_a_hostile_file(device: LocalDe
 
 @pytest.mark.parametrize("make", [models.conv_without_weights, models.pool_with_huge_stride])
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_hostile_model_is_refused_before_the_runtime_sees_it(make, runtime: str, tmp_path: Path):
+def test_a_hostile_model_is_refused_before_the_runtime_sees_it(
+    make: models.Make, runtime: str, tmp_path: Path
+):
     with pytest.raises(ModelError, match="hostile"):
         LocalDevice(target(runtime)).build(models.engine(make(tmp_path / "m.onnx"), runtime))
 
@@ -170,7 +174,7 @@ __main__.main(sys.argv[1:])
 
 @pytest.mark.parametrize("make", [models.conv_without_weights, models.pool_with_huge_stride])
 def test_a_model_that_kills_its_runtime_is_a_build_error_that_names_the_engine(
-    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: models.Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "an_unguarded_worker.py").write_text(UNGUARDED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -200,11 +204,13 @@ def test_an_engine_that_dies_later_is_a_build_error_that_names_it(
     monkeypatch.setattr(local, "_WORKER", "a_dying_worker")
     device = LocalDevice(target("rehearsal"))
     engine = models.engine(models.conv_net(tmp_path / "m.onnx"))
+    ordered = (
+        (lambda: device.infer(engine, {}, tmp_path))
+        if order == "infer"
+        else (lambda: device.time([engine], SHORT))
+    )
     with pytest.raises(BuildError, match="rehearsal/fp32") as caught:
-        if order == "infer":
-            device.infer(engine, {}, tmp_path / "out")
-        else:
-            device.time([engine], SHORT)
+        ordered()
     assert "SIGSEGV" in caught.value.cause
 
 

@@ -69,11 +69,17 @@ def test_a_student_that_equals_its_teacher_has_no_loss_and_no_gradient(loss: obj
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100), shift=st.floats(-10, 10))
-def test_the_correlation_of_dist_ignores_positive_scale_and_shift_of_a_row(seed: int, scale: float, shift: float):
+def test_the_correlation_of_dist_ignores_positive_scale_and_shift_of_a_row(
+    seed: int, scale: float, shift: float
+):
     first, second = torch.softmax(logits(seed), 1), torch.softmax(logits(seed + 1), 1)
     scales = scale ** torch.linspace(-1, 1, len(first), dtype=torch.float64)[:, None]
-    torch.testing.assert_close(pearson(scales * first + shift, second), pearson(first, second), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(pearson(-scales * first, second), -pearson(first, second), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        pearson(scales * first + shift, second), pearson(first, second), atol=1e-6, rtol=1e-6
+    )
+    torch.testing.assert_close(
+        pearson(-scales * first, second), -pearson(first, second), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_dist_is_one_minus_the_mean_correlation_over_classes_and_over_the_batch():
@@ -122,7 +128,12 @@ def test_dist_is_refused_for_two_classes_before_any_step():
 
 @pytest.mark.parametrize(
     ("losses", "words"),
-    [({"dst": 1.0}, "did you mean 'dist'"), ({}, "empty"), ({"ce": 0.0}, "empty"), ({"ce": -1.0}, "negative")],
+    [
+        ({"dst": 1.0}, "did you mean 'dist'"),
+        ({}, "empty"),
+        ({"ce": 0.0}, "empty"),
+        ({"ce": -1.0}, "negative"),
+    ],
 )
 def test_losses_that_make_no_sense_are_refused(losses: dict[str, float], words: str):
     with pytest.raises(ConfigError, match=words):

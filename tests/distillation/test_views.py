@@ -34,7 +34,10 @@ def test_a_sample_looks_the_same_in_any_batch():
 
 def test_what_happens_to_a_sample_does_not_depend_on_what_else_is_switched_on():
     task = digits()
-    plain, mixed = view_of(task, 0, seed=0), view_of(dataclasses.replace(task, flip=True), 0, seed=0, mixup=0.2)
+    plain, mixed = (
+        view_of(task, 0, seed=0),
+        view_of(dataclasses.replace(task, flip=True), 0, seed=0, mixup=0.2),
+    )
     assert np.array_equal(plain.down, mixed.down) and np.array_equal(plain.right, mixed.right)
     assert not plain.mirrored.any() and 0.4 < mixed.mirrored.mean() < 0.6
 

@@ -126,7 +126,7 @@ def test_worthless_calibration_is_a_data_error_with_a_mend(
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_calibration_of_another_name_is_a_data_error(child: Child, tmp_path: Path, runtime: str):
     rows = calibration(tmp_path / "x.npy", images(), name="picture")
-    with pytest.raises(DataError, match="picture|image"):
+    with pytest.raises(DataError, match=r"picture|image"):
         ordered(child, models.conv_net(tmp_path / "m.onnx"), rows, runtime, tmp_path / "int8")
 
 

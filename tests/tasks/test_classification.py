@@ -40,7 +40,9 @@ def folders(root: Path, count: int = 6, classes: tuple[str, ...] = ("ant", "bee"
 def arrays(path: Path, **content: object) -> Path:
     rng = np.random.default_rng(0)
     labels = np.arange(30) % 3
-    np.savez(path, **{"images": rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), "labels": labels, **content})
+    np.savez(
+        path, **{"images": rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), "labels": labels, **content}
+    )
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekd.errors import EdgekdError, ModelError, WorkerDied
+from edgekd.errors import IntegrityError, ModelError, WorkerDied
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.order import OpenOrder, OpenReply
@@ -54,7 +54,7 @@ def structure_changed(rng: random.Random, path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_no_mutated_model_harms_the_parent_or_the_worker(runtime: str, tmp_path: Path):
-    rng = random.Random(5)
+    rng = random.Random(5)  # noqa: S311 - a test that repeats itself
     answers = {"opened": 0, "refused": 0, "died": 0}
     child = Child("edgekd.worker", memory_mib=2048, threads=1)
     try:
@@ -69,8 +69,7 @@ def test_no_mutated_model_harms_the_parent_or_the_worker(runtime: str, tmp_path:
                 answers["died"] += 1
                 child.close()
                 child = Child("edgekd.worker", memory_mib=2048, threads=1)
-            except EdgekdError as error:
-                assert isinstance(error, ModelError) or error.exit_code == 6, error
+            except (ModelError, IntegrityError):
                 answers["refused"] += 1
     finally:
         child.close()

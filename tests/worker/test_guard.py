@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_a_model_nobody_here_wrote_passes(path: Path):
     "make",
     [models.conv_net, models.recurrent_cell, models.embedding, models.fused_outputs, models.quantized_net],
 )
-def test_an_honest_model_passes(make, tmp_path: Path):
+def test_an_honest_model_passes(make: models.Make, tmp_path: Path):
     guard.check(make(tmp_path / "m.onnx"))
 
 
@@ -114,7 +115,7 @@ def test_weights_elsewhere_are_refused(tmp_path: Path, location: str):
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_weights_through_a_link_are_refused(tmp_path: Path, link):
+def test_weights_through_a_link_are_refused(tmp_path: Path, link: Callable[[Path, Path], None]):
     (tmp_path / "secret.bin").write_bytes(b"secret")
     folder = tmp_path / "model"
     folder.mkdir()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -56,7 +57,7 @@ def broken(answer: object) -> SimpleNamespace:
         return {"answer": answer}
 
     @contextmanager
-    def opened(engine: object):
+    def opened(engine: object) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(run=run)
 
     return SimpleNamespace(version=lambda: "1.0", open=opened)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -39,7 +40,7 @@ def test_a_real_model_reads_as_onnx_reads_it(path: Path):
     "make",
     [models.conv_net, models.recurrent_cell, models.embedding, models.fused_outputs, models.quantized_net],
 )
-def test_a_made_model_reads_as_onnx_reads_it(make, tmp_path: Path):
+def test_a_made_model_reads_as_onnx_reads_it(make: models.Make, tmp_path: Path):
     assert_same_as_onnx(make(tmp_path / "m.onnx"))
 
 
@@ -86,10 +87,8 @@ def test_a_changed_byte_is_refused_or_read_but_never_a_crash(scratch: Path, at: 
     content[at % len(content)] = value
     path = scratch / "m.onnx"
     path.write_bytes(content)
-    try:
+    with suppress(EdgekdError):  # anything else fails the test
         check(path)
-    except EdgekdError as error:
-        assert error.what
 
 
 def test_deep_nesting_is_refused_before_python_runs_out_of_stack(tmp_path: Path):

@@ -154,9 +154,7 @@ def online_step(
     module: nn.Module, task: ImageClassification, recipe: DistillationSection
 ) -> Callable[[int], None]:
     frozen, view = teacher(), view_of(task, 0, seed=0)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     module.train()
 
     def step(number: int) -> None:
