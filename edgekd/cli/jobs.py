@@ -124,7 +124,7 @@ def distill(
         )
     from edgekd.cli import tables
 
-    show(made, tables.fields, as_json=as_json)
+    show(made, tables.distilled, as_json=as_json)
 
 
 def report(

@@ -17,6 +17,7 @@ from edgekd.cli.options import (
     Threads,
     Verbose,
     choices_from,
+    numbers_from,
     precision_from,
     precisions_from,
     shapes_from,
@@ -25,6 +26,7 @@ from edgekd.cli.progress import progress
 from edgekd.cli.show import show, show_json
 
 if TYPE_CHECKING:
+    from edgekd.stages.gather import Normalisation
     from edgekd.values.target import Target
 
 PROFILE = """\
@@ -64,6 +66,18 @@ Calibrate = Annotated[
         help="Real inputs for int8: a folder of images, or an .npz with an array an input.",
         show_default=False,
     ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Taken from pixels in [0, 1] of --calibrate images; one value, or one a channel.",
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,C", help="What they are then divided by.", show_default=False),
 ]
 
 
@@ -128,6 +142,8 @@ def export(
     to: Annotated[str, typer.Option(metavar="A,B", help="Formats: onnx, openvino.")] = "onnx",
     precision: Annotated[str, typer.Option(metavar="A,B", help="fp32, int8.")] = "fp32",
     calibrate: Calibrate = None,
+    mean: Mean = None,
+    std: Std = None,
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Leave the batch size open.")
     ] = False,
@@ -143,10 +159,11 @@ def export(
 ) -> None:
     """Export any model: every file checked against the source, measured and digested.
 
-    DIR is exported/ unless given; DIR/manifest.json says what is in it.
+    DIR is exported/ unless given; DIR/manifest.json says what is in it. Exit code 1: an fp32 file departs from the source.
     """
     shapes, precisions = shapes_from(inputs, "--input"), precisions_from(precision)
     formats = choices_from(to, _FORMATS, "--to")
+    normalisation = _normalisation(mean, std)
     target = _target(profile_name, None, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
@@ -158,6 +175,7 @@ def export(
             to=formats,
             precisions=precisions,
             calibrate=calibrate,
+            normalisation=normalisation,
             out=out or Path("exported"),
             dynamic_batch=dynamic_batch,
             opset=opset,
@@ -166,6 +184,7 @@ def export(
     from edgekd.cli import tables
 
     show(exported, tables.exported, as_json=as_json)
+    raise typer.Exit(0 if exported.passed else 1)
 
 
 def quantize(
@@ -173,22 +192,37 @@ def quantize(
     *,
     runtime: Runtime,
     calibrate: Calibrate = None,
+    mean: Mean = None,
+    std: Std = None,
+    shape: Shapes = None,
+    threads: Threads = None,
+    profile_name: ProfileName = "x86-cpu",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a model int8, with the quantizer that suits the runtime.
+    """Make a model int8, with the quantizer that suits the runtime, and measure it beside the float one.
 
     DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
     """
+    shapes, normalisation = shapes_from(shape), _normalisation(mean, std)
+    target = _target(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
-        made = pipeline.quantize(model, runtime=runtime, calibrate=calibrate, out=out or Path("quantized"))
+        made = pipeline.quantize(
+            model,
+            runtime=runtime,
+            target=target,
+            calibrate=calibrate,
+            shapes=shapes,
+            normalisation=normalisation,
+            out=out or Path("quantized"),
+        )
     from edgekd.cli import tables
 
-    show(made, tables.fields, as_json=as_json)
+    show(made, tables.quantized, as_json=as_json)
 
 
 def compile_(
@@ -225,7 +259,7 @@ def compile_(
         )
     from edgekd.cli import tables
 
-    show(made, tables.fields, as_json=as_json)
+    show(made, tables.compiled, as_json=as_json)
 
 
 def verify(
@@ -250,6 +284,14 @@ def verify(
 
     show(found, tables.verified, as_json=as_json)
     raise typer.Exit(0 if found.passed else 1)
+
+
+def _normalisation(mean: str | None, std: str | None) -> Normalisation | None:
+    if mean is None and std is None:
+        return None
+    from edgekd.stages.gather import Normalisation
+
+    return Normalisation(mean=numbers_from(mean or "0", "--mean"), std=numbers_from(std or "1", "--std"))
 
 
 def _target(profile_name: str, runtime: str | None, threads: int | None) -> Target:

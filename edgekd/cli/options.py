@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,23 @@ def shapes_from(texts: Sequence[str] | None, option: str = "--shape") -> dict[st
         if name in found:
             raise UsageError(f"{option} gives the input {name!r} twice", mend="give each input once")
         found[name] = tuple(int(size) for size in re.split("[x,]", shape))
+    return found
+
+
+def numbers_from(text: str, option: str) -> tuple[float, ...]:
+    """Read `0.485,0.456,0.406`.
+
+    Raises:
+        UsageError: a part is no finite number.
+
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)) or (option == "--std" and min(found) <= 0):
+        mend = f"write {option} 0.485,0.456,0.406; {'each above 0' if option == '--std' else 'or one number'}"
+        raise UsageError(f"{option} {text!r} is not a list of numbers", mend=mend)
     return found
 
 

@@ -16,7 +16,17 @@ from edgekd.stages.doctor import Examination, Grade
 from edgekd.stages.init import Initialised
 from edgekd.values.bundle import Accuracies, LatencySummary, VerifyReport
 from edgekd.values.codec import plain
-from edgekd.values.outcome import Exported, Outcome, Plan, Profile
+from edgekd.values.outcome import (
+    Compiled,
+    Distilled,
+    Exported,
+    ExportedFile,
+    Outcome,
+    Plan,
+    Profile,
+    Profiled,
+    Quantized,
+)
 
 _MARKS = {Grade.GOOD: ("ok", "green"), Grade.WARNING: ("warn", "yellow"), Grade.BAD: ("bad", "red")}
 
@@ -87,11 +97,11 @@ def profiled(found: Profile) -> RenderableType:
     )
     for one in found.results:
         if one.latency_ms is None:
-            table.add_row(f"{one.runtime}/{one.precision.value}", Text(one.problem, style="red"))
+            table.add_row(_compiled(one), Text(one.problem, style="red"))
             continue
         ms = one.latency_ms
         table.add_row(
-            f"{one.runtime}/{one.precision.value}",
+            _compiled(one),
             *(f"{value:.3f}" for value in (ms.p50, ms.p90, ms.p99)),
             _bound(ms.p99_upper),
             f"{ms.mean:.3f}",
@@ -99,7 +109,8 @@ def profiled(found: Profile) -> RenderableType:
             f"{one.open_ms:.0f} ms" if one.open_ms is not None else "",
             f"{one.memory_mib:.0f} MiB" if one.memory_mib is not None else "",
         )
-    return Group(table, *_trust(one.latency_ms for one in found.results if one.latency_ms is not None))
+    measured = [(_compiled(one), one.latency_ms) for one in found.results if one.latency_ms is not None]
+    return Group(table, *_trust(measured))
 
 
 def profiled_json(found: Profile) -> dict[str, Any]:
@@ -118,6 +129,7 @@ def exported(found: Exported) -> RenderableType:
         f"{found.source}, opset {found.opset}",
         "file",
         "compiled",
+        "MB",
         "p50 ms",
         "p99 ms",
         "largest error",
@@ -126,14 +138,64 @@ def exported(found: Exported) -> RenderableType:
     for one in found.exports:
         table.add_row(
             ", ".join(one.files),
-            f"{one.runtime}/{one.precision.value}",
+            _compiled(one),
+            f"{one.size_bytes / 1e6:.2f}",
             f"{one.latency_ms.p50:.3f}",
             f"{one.latency_ms.p99:.3f}",
-            f"{one.max_error / one.scale if one.scale else one.max_error:.1e} of the scale",
-            f"{one.changed_labels} of {one.samples}",
+            Text(_error(one.max_error, one.scale), style="" if one.faithful else "bold red"),
+            _changed(one.changed_labels, one.samples),
         )
-    problems = [Text(f"warning: {problem}", style="yellow") for problem in found.problems]
-    return Group(table, *problems, *_trust(one.latency_ms for one in found.exports))
+    kind = "real" if found.calibration_sha256 else "random"
+    checked = Text(f"  compared with the source on {kind} inputs", style="dim")
+    return Group(
+        table, checked, *_problems(found), *_trust((_compiled(one), one.latency_ms) for one in found.exports)
+    )
+
+
+def quantized(found: Quantized) -> RenderableType:
+    """Lay out an int8 model beside its float parent."""
+    own, parent = found.latency_ms, found.parent_latency_ms
+    rows = [
+        *_files(found.files),
+        ("size", f"{found.size_bytes / 1e6:.3f} MB; before, {found.parent_size_bytes / 1e6:.3f} MB"),
+        ("latency", f"{_latency(own)} on {found.runtime}"),
+        ("before", f"{_latency(parent)}; int8 is {found.speedup:.2f}x as fast at p50"),
+        ("departs", f"{_error(found.max_error, found.scale)} from fp32"),
+        ("labels changed", _changed(found.changed_labels, found.samples)),
+    ]
+    return Group(_pairs(rows), *_problems(found), *_trust([("int8", own), ("fp32", parent)]))
+
+
+def compiled(found: Compiled) -> RenderableType:
+    """Lay out what a runtime made of a model."""
+    opened = f"{found.open_ms:.0f} ms; the source takes {found.source_open_ms:.0f} ms"
+    rows = [
+        *_files(found.files),
+        ("size", f"{found.size_bytes / 1e6:.3f} MB"),
+        ("compiled", f"{found.runtime}/{found.precision.value}, {found.threads} thread(s)"),
+        ("opens in", f"{opened}; {found.memory_mib:.0f} MiB"),
+        ("departs", f"{_error(found.max_error, found.scale)} from the source"),
+    ]
+    return Group(_pairs(rows), *_problems(found))
+
+
+def distilled(found: Distilled) -> RenderableType:
+    """Lay out one student that was trained without a budget."""
+    points = 100 * (found.student - found.teacher)
+    rows = [
+        ("student", str(found.spec)),
+        (
+            "validation",
+            f"teacher {found.teacher:.4f}, student {found.student:.4f} ({points:+.2f} points; {found.metric})",
+        ),
+        (
+            "training",
+            f"{found.epochs} epochs, {found.train_seconds:.0f} s, {found.images_per_second:.0f} images/s",
+        ),
+        ("departs", f"{_error(found.max_error, found.scale)} from torch, exported"),
+        *_files(found.files),
+    ]
+    return _pairs(rows)
 
 
 def verified(found: VerifyReport) -> RenderableType:
@@ -244,6 +306,26 @@ def _times(found: Outcome) -> str:
     return f"{whole}; training {found.train_seconds:.0f} s, on the device {found.device_seconds:.0f} s"
 
 
+def _files(files: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [("file", f"{path}  sha256 {sha256[:16]}…") for path, sha256 in files.items()]
+
+
+def _error(error: float, scale: float) -> str:
+    return f"{error / scale if scale else error:.1e} of the scale"
+
+
+def _changed(changed: int | None, samples: int) -> str:
+    return "no labels" if changed is None else f"{changed} of {samples}"
+
+
+def _problems(found: Exported | Quantized | Compiled) -> list[Text]:
+    return [Text(f"  warning: {problem}", style="yellow") for problem in found.problems]
+
+
+def _compiled(one: Profiled | ExportedFile) -> str:
+    return f"{one.runtime}/{one.precision.value}"
+
+
 def _milliseconds(limits: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {limit_ms:.3f} ms" for name, limit_ms in limits.items())
 
@@ -252,9 +334,13 @@ def _bound(bound_ms: float | None) -> str:
     return "unbounded" if bound_ms is None else f"{bound_ms:.3f}"
 
 
-def _trust(latencies: Iterable[LatencySummary]) -> list[Text]:
-    reasons = dict.fromkeys(reason for ms in latencies for reason in ms.trust.reasons)
-    return [Text(f"  noisy: {reason}", style="yellow") for reason in reasons]
+def _trust(latencies: Iterable[tuple[str, LatencySummary]]) -> list[Text]:
+    """Say of each file why its numbers are noisy."""
+    return [
+        Text(f"  noisy, {name}: {'; '.join(ms.trust.reasons)}", style="yellow")
+        for name, ms in latencies
+        if ms.trust.reasons
+    ]
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:

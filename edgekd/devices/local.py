@@ -111,7 +111,7 @@ class LocalDevice:
             BackendMissing: the runtime is not installed.
 
         """
-        order = CompileOrder(engine=_settled(engine), folder=folder.resolve())
+        order = CompileOrder(engine=_located(engine), folder=folder.resolve())
         with self._clocked(), self._child() as child, _naming(engine):
             return child.ask("compile", order, Model, timeout_s=self._timeout_s)
 
@@ -168,7 +168,7 @@ class LocalDevice:
 
     def _open(self, child: Child, engine: Engine) -> OpenReply:
         with _naming(engine):
-            order = OpenOrder(engine=_settled(engine))
+            order = OpenOrder(engine=_located(engine))
             return child.ask("open", order, OpenReply, timeout_s=self._timeout_s)
 
     def _launch(
@@ -257,7 +257,7 @@ def _naming(engine: Engine) -> Iterator[None]:
         raise BuildError(what, cause=f"{error.what}: {error.cause}"[:1000], mend=error.mend) from error
 
 
-def _settled(engine: Engine) -> Engine:
+def _located(engine: Engine) -> Engine:
     model = engine.model
     weights = None if model.weights is None else _absolute(model.weights)
     return replace(engine, model=replace(model, file=_absolute(model.file), weights=weights))

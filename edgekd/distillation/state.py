@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from edgekd.values.job import DistillationSection
 
 log = logging.getLogger(__name__)
 
-_SEPARATOR = "/"  # no module name holds one
+_OPTIMIZER = "optimizer/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,45 +62,45 @@ class TrainingState:
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
-        parts = {
-            "module": self.module.state_dict(),
-            "adapters": self.adapters.state_dict(),
-            "average": self.average.tensors if self.average else {},
-            "optimizer": checkpoints.optimizer_tensors(self.optimizer),
-        }
-        tensors = {
-            f"{part}{_SEPARATOR}{name}": value for part, held in parts.items() for name, value in held.items()
-        }
+        slots = checkpoints.optimizer_tensors(self.optimizer)
+        tensors = {**self._live(), **{f"{_OPTIMIZER}{name}": value for name, value in slots.items()}}
         checkpoints.save_tensors(path, tensors, encode(self.progress))
 
+    @torch.no_grad()
     def restore(self, path: Path) -> None:
         """Go back to a saved state.
 
         Raises:
-            IntegrityError: the file is damaged or of another training.
+            IntegrityError: the file is damaged or of another training; nothing was changed.
 
         """
         tensors, note = checkpoints.load_tensors(path)
-        parts: dict[str, dict[str, Tensor]] = {"module": {}, "adapters": {}, "average": {}, "optimizer": {}}
-        try:
-            for key, value in tensors.items():
-                part, name = key.split(_SEPARATOR, 1)
-                parts[part][name] = value
-            self.module.load_state_dict(parts["module"])
-            self.adapters.load_state_dict(parts["adapters"])
-            self._restore_average(parts["average"])
-            checkpoints.restore_optimizer(self.optimizer, parts["optimizer"])
-        except (KeyError, ValueError, IndexError, RuntimeError) as error:
-            raise IntegrityError(
-                f"{path} is the state of another training", cause=str(error)[:200]
-            ) from error
-        self.progress = progress_from(note, path)
+        progress = progress_from(note, path)
+        slots = {
+            name.removeprefix(_OPTIMIZER): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_OPTIMIZER)
+        }
+        live = self._live()
+        if _shapes(tensors) != _shapes(live):
+            raise IntegrityError(f"{path} is the state of another training")
+        checkpoints.restore_optimizer(self.optimizer, slots)
+        for name, value in live.items():
+            value.copy_(tensors[name])
+        self.progress = progress
 
-    @torch.no_grad()
-    def _restore_average(self, tensors: dict[str, Tensor]) -> None:
-        if self.average is not None:
-            for name, value in self.average.tensors.items():
-                value.copy_(tensors[name])
+    def _live(self) -> dict[str, Tensor]:
+        """Name every tensor but the optimizer's; they share memory with what is trained."""
+        parts = {
+            "module": self.module.state_dict(),
+            "adapters": self.adapters.state_dict(),
+            "average": self.average.tensors if self.average else {},
+        }
+        return {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def saved_progress(path: Path) -> Progress | None:
@@ -119,8 +121,6 @@ def progress_from(note: str, path: Path) -> Progress:
         IntegrityError: it is not one.
 
     """
-    import json
-
     try:
         return decode(Progress, json.loads(note), "progress")
     except (ValueError, ConfigError) as error:

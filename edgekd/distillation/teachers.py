@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import pickle
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,23 @@ def load_teacher(
     return _frozen(made, task, source)
 
 
+def module_from(model: str, weights: Path | None, *, beside: Path) -> nn.Module:
+    """Make the module that FILE.py:FUNCTION or timm:NAME names, in evaluation mode, for no task in particular.
+
+    Raises:
+        TeacherError: it cannot be made, or the weights are another network's.
+        IntegrityError: the weights are not a plain state dict.
+        BackendMissing: timm is not installed.
+
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module, _ = _made(model, beside, None)
+    if weights is not None:
+        _put(module, weights)
+    return module.eval().requires_grad_(False)
+
+
 def from_module(module: object, task: ImageClassification) -> Teacher:
     """Take a live module as the teacher; it is copied, so that what the caller does later changes nothing.
 
@@ -139,7 +157,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of another pickle protocol: what matters is whether it can be read
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -156,7 +178,7 @@ def _unpickled(path: Path) -> object:
         ) from error
 
 
-def _made(model: str, beside: Path, task: ImageClassification) -> tuple[nn.Module, str]:
+def _made(model: str, beside: Path, task: ImageClassification | None) -> tuple[nn.Module, str]:
     """Return the module, and the text it was made from."""
     if model.startswith("timm:"):
         return _from_timm(model.removeprefix("timm:"), task), ""
@@ -217,7 +239,7 @@ def _importing_beside(path: Path) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _from_timm(name: str, task: ImageClassification) -> nn.Module:
+def _from_timm(name: str, task: ImageClassification | None) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -225,9 +247,8 @@ def _from_timm(name: str, task: ImageClassification) -> nn.Module:
             f"the teacher timm:{name} needs timm", cause=str(error), mend="run `pip install edgekd[timm]`"
         ) from error
     try:
-        module = timm.create_model(
-            name, pretrained=True, num_classes=len(task.classes), in_chans=task.channels
-        )
+        shape = {"num_classes": len(task.classes), "in_chans": task.channels} if task else {}
+        module = timm.create_model(name, pretrained=True, **shape)
     except Exception as error:  # timm raises what its models and its hub raise
         raise TeacherError(
             f"timm cannot make {name!r}",

@@ -5,18 +5,24 @@ Everything is imported late, so that a verb that needs no torch starts without i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekd.values.bundle import VerifyReport
 from edgekd.values.job import Job
-from edgekd.values.outcome import Outcome, Plan
+from edgekd.values.model import Precision
+from edgekd.values.outcome import Compiled, Distilled, Exported, Outcome, Plan, Profile, Quantized
+from edgekd.values.student import StudentSpec
+from edgekd.values.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgekd.stages.gather import Normalisation
     from edgekd.tasks.classification import ImageClassification
 
-__all__ = ["plan", "run"]
+__all__ = ["compile_", "distill", "export", "plan", "profile", "quantize", "report", "run", "verify"]
 
 
 def run(
@@ -56,3 +62,133 @@ def plan(job: Job, *, beside: Path = Path(), name: str = "run", out: Path | None
     from edgekd.pipeline.planning import make_plan
 
     return make_plan(job, beside=beside, name=name, out=out or Path("runs") / name)
+
+
+def profile(
+    model: Path,
+    target: Target,
+    *,
+    precisions: Sequence[Precision] = (),
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Profile:
+    """Measure any model file on every runtime of the target that can read it."""
+    from edgekd.pipeline import single
+
+    return single.profile(model, target, precisions=precisions, shapes=shapes)
+
+
+def export(
+    source: str | Path | nn.Module,
+    *,
+    target: Target,
+    out: Path,
+    weights: Path | None = None,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+    to: Sequence[str] = ("onnx",),
+    precisions: Sequence[Precision] = (Precision.FP32,),
+    calibrate: Path | None = None,
+    normalisation: Normalisation | None = None,
+    dynamic_batch: bool = False,
+    opset: int | None = None,
+) -> Exported:
+    """Export any model, each file checked against the source, measured and digested.
+
+    Args:
+        source: FILE.py:FUNCTION or timm:NAME, an .onnx file, a bundle, or a live torch module.
+        target: where the files are measured.
+        out: the folder of the files and of manifest.json.
+        weights: a state dict for FILE.py:FUNCTION.
+        inputs: names and whole shapes; needed for a torch module, and for dynamic dimensions of an .onnx.
+        to: "onnx", "openvino".
+        precisions: fp32, int8. An int8 file that is not faster than its float parent is left out.
+        calibrate: real inputs: a folder of images, an .npz or an .npy. None: random ones, or a bundle's own.
+        normalisation: of those images; None: pixels in [0, 1], or what the bundle says.
+        dynamic_batch: leave the batch size open.
+        opset: of the ONNX operators; None: 18 for a torch module, the file's own for an .onnx.
+
+    Raises:
+        EdgekdError: see `edgekd.errors`.
+
+    """
+    from edgekd.pipeline.exporting import export_model
+    from edgekd.pipeline.origin import Request
+
+    request = Request(
+        source=source,
+        weights=weights,
+        inputs=dict(inputs or {}),
+        to=tuple(to),
+        precisions=tuple(precisions),
+        calibrate=calibrate,
+        normalisation=normalisation,
+        dynamic_batch=dynamic_batch,
+        opset=opset,
+    )
+    return export_model(request, target, out)
+
+
+def quantize(
+    model: Path,
+    *,
+    runtime: str,
+    target: Target,
+    out: Path,
+    calibrate: Path | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    normalisation: Normalisation | None = None,
+) -> Quantized:
+    """Make a float model int8 for a runtime, and measure both in turns."""
+    from edgekd.pipeline.single import quantize_model
+
+    return quantize_model(
+        model,
+        target,
+        runtime=runtime,
+        calibrate=calibrate,
+        out=out,
+        shapes=shapes,
+        normalisation=normalisation,
+    )
+
+
+def compile_(
+    model: Path,
+    *,
+    runtime: str,
+    target: Target,
+    out: Path,
+    precision: Precision = Precision.FP32,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Compiled:
+    """Write what a runtime makes of a model, and run it once beside the original."""
+    from edgekd.pipeline.single import compile_model
+
+    return compile_model(model, target, runtime=runtime, precision=precision, shapes=shapes, out=out)
+
+
+def verify(bundle: Path, target: Target) -> VerifyReport:
+    """Check a bundle on the target: every digest, and that every file still computes what it did."""
+    from edgekd.pipeline.single import verify_folder
+
+    return verify_folder(bundle, target)
+
+
+def distill(
+    job: Job,
+    *,
+    beside: Path = Path(),
+    name: str = "run",
+    spec: StudentSpec | None = None,
+    out: Path | None = None,
+) -> Distilled:
+    """Train one student to match the job's teacher; without a spec, the one that the search finds most promising."""
+    from edgekd.pipeline.distilling import distill_one
+
+    return distill_one(job, beside=beside, name=name, spec=spec, out=out or Path("runs") / name)
+
+
+def report(folder: Path) -> Path:
+    """Write the report of a run again."""
+    from edgekd.pipeline.record import report_again
+
+    return report_again(folder)

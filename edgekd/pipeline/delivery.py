@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.errors import BudgetError
-from edgekd.pipeline.trials import (
+from edgekd.pipeline.measuring import (
+    CALIBRATION_SAMPLES,
     FULL,
     Judged,
     accuracy_floor,
     accuracy_of,
     compiled,
-    distilled,
     judge,
     parity_of,
     reference_logits,
 )
+from edgekd.pipeline.record import REPORT, save_record
+from edgekd.pipeline.trials import distilled
 from edgekd.pipeline.workbench import Workbench
 from edgekd.stages.bundle import bundle, save_samples
 from edgekd.stages.quantize import calibrate
@@ -70,7 +72,9 @@ def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Ou
     )
     content = _content(bench, command, accepted, tuple(shipped), accuracy, checkpoint)
     made = bundle(out / "bundle", content)
-    page = report(out / "report.html", _report(bench, command, made, judged))
+    shown = _report(bench, command, made, judged)
+    page = report(out / REPORT, shown)
+    save_record(out, bench.job, bench.key, shown)
     return _outcome(bench, made, page, judged, accepted)
 
 
@@ -87,7 +91,8 @@ def refuse(bench: Workbench, out: Path, command: str, error: BudgetError) -> Pat
         accuracy_floor=accuracy_floor(bench),
         metric=bench.task.metric,
     )
-    return report(out / "report.html", content)
+    save_record(out, bench.job, bench.key, content)
+    return report(out / REPORT, content)
 
 
 def _shipped(bench: Workbench, judged: Judged, accepted: Accepted, checkpoint: Checkpoint) -> Shipped:
@@ -108,7 +113,7 @@ def _portable(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> t
     return judge(bench, engines, FULL) if engines else ()
 
 
-def _content(  # a list of fields
+def _content(  # noqa: PLR0917 - a list of fields
     bench: Workbench,
     command: str,
     accepted: Accepted,
@@ -143,7 +148,9 @@ def _content(  # a list of fields
 def _calibration(bench: Workbench, accepted: Accepted) -> str:
     if accepted.engine.precision is not Precision.INT8:
         return ""
-    return bench.store.run(calibrate, bench.task, accepted.trial.proposal.spec.resolution, 256).sha256
+    return bench.store.run(
+        calibrate, bench.task, accepted.trial.proposal.spec.resolution, CALIBRATION_SAMPLES
+    ).sha256
 
 
 def _samples(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> Artifact:

@@ -10,15 +10,8 @@ from pathlib import Path
 
 from edgekd.errors import BudgetError
 from edgekd.pipeline.delivery import Accepted, deliver, refuse
-from edgekd.pipeline.trials import (
-    FULL,
-    finish,
-    judge,
-    limits_for,
-    teacher_engine,
-    time_untrained,
-    try_briefly,
-)
+from edgekd.pipeline.measuring import FULL, judge, limits_for, screening, teacher_engine
+from edgekd.pipeline.trials import finish, time_untrained, try_briefly
 from edgekd.pipeline.workbench import Workbench, workbench
 from edgekd.stages.propose import probes, propose
 from edgekd.values.budget import Limits
@@ -64,7 +57,8 @@ def close_the_loop(
 def learn_the_device(bench: Workbench) -> None:
     """Time a handful of untrained students, small to large, at every precision that pays."""
     combinations = bench.combinations()
-    timed = {trial.proposal.spec for trial in bench.history().with_verdict(Verdict.MEASURED)}
+    known = bench.history().with_verdict(Verdict.MEASURED, Verdict.UNBUILDABLE)
+    timed = {trial.proposal.spec for trial in known}
     specs = probes(bench.space, bench.job.search.probes, seed=bench.seed)
     for at, spec in enumerate(specs):
         if spec not in timed:
@@ -93,28 +87,24 @@ def worthwhile(
 
 def search(bench: Workbench) -> None:
     """Propose, time untrained, distill briefly, until enough students were distilled or none is left."""
-    limits = current_limits(bench)
+    limits = {runtime: screening(limit) for runtime, limit in current_limits(bench).items()}
     wanted = bench.job.search.trials
-    refused = 0
-    while len(promising(bench.history())) < wanted and refused < 3 * wanted:
+    while len(promising(bench.history())) < wanted and _refused(bench.history()) < 3 * wanted:
         proposal = propose(bench.space, bench.history(), limits, seed=bench.seed)
         if proposal is None:
             break
         log.info("trial %d/%d: %s", len(promising(bench.history())) + 1, wanted, proposal.name)
         trial = try_briefly(bench, proposal)
-        refused += trial.verdict is not Verdict.PROMISING
         log.info("  %s %s", trial.verdict.value, _outcome(trial))
     if not promising(bench.history()):
-        raise BudgetError("no student is fast enough", cause=_closest(bench.history(), limits))
+        raise _refusal("no student is fast enough", bench.history(), limits)
 
 
 def finish_the_best(bench: Workbench) -> None:
     """Distill the finalists fully, best first, and judge every variant worth compiling."""
     history = bench.history()
-    finished = {
-        trial.proposal.spec for trial in history.trials if trial.epochs == bench.job.distillation.epochs
-    }
-    finished |= {trial.proposal.spec for trial in history.with_verdict(Verdict.DIVERGED)}
+    unfinished = (Verdict.MEASURED, Verdict.PROMISING)
+    finished = {trial.proposal.spec for trial in history.trials if trial.verdict not in unfinished}
     for trial in promising(history)[: bench.job.search.finalists]:
         if trial.proposal.spec not in finished:
             log.info("distilling fully: %s", trial.proposal.spec)
@@ -145,9 +135,7 @@ def accept(bench: Workbench) -> Accepted:
             log.info("  over its limit on a noisy machine: measuring again")
         why = "did not hold when measured again: " + "; ".join(judged.breaches)
         bench.record(replace(best, verdict=Verdict.TOO_SLOW, why=why, latency=judged.latency))
-    raise BudgetError(
-        "no finished student meets the budget", cause=_closest(bench.history(), current_limits(bench))
-    )
+    raise _refusal("no finished student meets the budget", bench.history(), current_limits(bench))
 
 
 def _standing(history: History) -> list[Trial]:
@@ -168,6 +156,16 @@ def promising(history: History) -> list[Trial]:
     return sorted(history.with_verdict(Verdict.PROMISING), key=lambda trial: -(trial.accuracy or 0.0))
 
 
+def _refused(history: History) -> int:
+    """Count the students that were proposed and not distilled, those of interrupted runs included."""
+    tried = {
+        trial.proposal.spec
+        for trial in history.with_verdict(Verdict.TOO_SLOW, Verdict.UNBUILDABLE, Verdict.DIVERGED)
+    }
+    others = history.with_verdict(Verdict.MEASURED, Verdict.PROMISING)  # probes, and what was distilled
+    return len(tried - {trial.proposal.spec for trial in others})
+
+
 def _preference(trial: Trial) -> tuple[float, float]:
     latency_ms = trial.latency.percentile(50) if trial.latency else 0.0
     return trial.accuracy or 0.0, -latency_ms
@@ -184,16 +182,27 @@ def _outcome(trial: Trial) -> str:
     return f"{latency}{accuracy}{' - ' + trial.why if trial.why else ''}"
 
 
-def _closest(history: History, limits: dict[str, Limits]) -> str:
+def _refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetError:
     """Say what came nearest to the budget, and what would admit it."""
     finished = [trial for trial in history.trials if trial.engine is not None and trial.why]
     if finished:
         best = max(finished, key=_preference)
-        return f"the closest was {best.proposal.name}: {best.why}"
-    timed = [t for t in history.trials if t.latency is not None and t.proposal.runtime in limits]
+        mend = "allow more with budget.max_accuracy_drop, or train longer with distillation.epochs"
+        if best.verdict is Verdict.TOO_SLOW:
+            mend = "give a higher limit in budget.latency_ms, or try more students with search.trials"
+        return BudgetError(what, cause=f"the closest was {best.proposal.name}: {best.why}", mend=mend)
+    timed = [
+        (limits[trial.proposal.runtime].tightness(trial.latency), trial)
+        for trial in history.trials
+        if trial.latency is not None and trial.proposal.runtime in limits
+    ]
     if not timed:
-        return "nothing could be built"
-    nearest = min(timed, key=lambda t: limits[t.proposal.runtime].tightness(t.latency) if t.latency else 0.0)
-    assert nearest.latency is not None  # noqa: S101 - selected above
-    over = limits[nearest.proposal.runtime].tightness(nearest.latency)
-    return f"the fastest measured is {nearest.proposal.name}, {over:.2f} times the limit"
+        return BudgetError(what, cause="nothing could be built", mend="see why with `edgekd doctor`")
+    over, nearest = min(timed, key=lambda pair: pair[0])
+    wanted = limits[nearest.proposal.runtime].latency_ms.items()
+    admits = " and ".join(f"{name} of {limit_ms * over:.3f} ms" for name, limit_ms in wanted)
+    return BudgetError(
+        what,
+        cause=f"the fastest measured is {nearest.proposal.name}, {over:.2f} times the limit",
+        mend=f"a limit for {admits} admits it; `edgekd plan` shows what else is within reach",
+    )

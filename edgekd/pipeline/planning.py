@@ -32,7 +32,7 @@ def make_plan(job: Job, *, beside: Path, name: str, out: Path) -> Plan:
         history = bench.history()
         predictor = predict(history, limits, channels=bench.space.channels, classes=bench.space.classes)
         candidates = _candidates(bench.space, predictor, limits, seed=bench.seed)
-        within = [found for found in candidates if found.expected_ms <= found.limit_ms]
+        within = [found for found in candidates if found.tightness() <= 1]
         return Plan(
             reachable=bool(within),
             limits_ms={runtime: limit.latency_ms for runtime, limit in limits.items()},
@@ -84,7 +84,7 @@ def _relaxations(candidates: Sequence[Candidate]) -> tuple[Relaxation, ...]:
     found = []
     for resolution in sorted({candidate.proposal.spec.resolution for candidate in candidates}, reverse=True):
         here = [candidate for candidate in candidates if candidate.proposal.spec.resolution == resolution]
-        nearest = min(here, key=lambda candidate: candidate.expected_ms / candidate.limit_ms)
+        nearest = min(here, key=Candidate.tightness)
         change = (
             f"a limit of {nearest.expected_ms:.3f} ms admits {nearest.proposal.runtime}/"
             f"{nearest.proposal.precision.value} at {resolution} pixels"

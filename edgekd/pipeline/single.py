@@ -1,22 +1,43 @@
-"""The single steps on any model of the user's: profile, quantize, compile."""
+"""The single steps on any model of the user's: profile, compile, quantize and verify."""
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.backends import settled
 from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, BuildError, ModelError, UsageError
+from edgekd.stages.gather import Normalisation, gather
+from edgekd.stages.match import FP32_RELATIVE_ERROR, match
+from edgekd.store import replacing
 from edgekd.values.artifact import Artifact
-from edgekd.values.bundle import summarise
-from edgekd.values.latency import Protocol
-from edgekd.values.model import Engine, Model, Precision
-from edgekd.values.outcome import Profile, Profiled
+from edgekd.values.bundle import VerifyReport, summarise
+from edgekd.values.latency import Latency, Protocol
+from edgekd.values.model import Engine, Model, Precision, Signature
+from edgekd.values.outcome import Compiled, Profile, Profiled, Quantized
 from edgekd.values.target import Target
 
+log = logging.getLogger(__name__)
+
 PROFILING = Protocol(launches=3, blocks=4, samples=100)
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
+_ROUGH = Protocol(launches=1, blocks=1, samples=3, warmup_ms=1.0)
+_MOST_MS = 60_000.0  # of inference, all engines together
+_LEAST_SAMPLES = 5  # a block
+RANDOM_INPUTS = "no real inputs were given: random ones show the speed and say little about the accuracy"
+_MOST_ELEMENTS = 1 << 31
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def profile(
@@ -24,30 +45,157 @@ def profile(
     target: Target,
     *,
     precisions: Sequence[Precision] = (),
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    protocol: Protocol = PROFILING,
+    shapes: Shapes | None = None,
+    protocol: Protocol | None = None,
 ) -> Profile:
     """Measure a model file on every runtime of the target that can read it, taking turns.
 
     Args:
         path: .onnx, or OpenVINO's .xml with its .bin beside it.
         target: the device, its runtimes and threads.
-        precisions: of the float layers; none: fp32, and bf16 where the profile lists it.
+        precisions: of the float layers; none: all float ones that the profile lists, or int8 for an int8 model.
         shapes: of inputs with dynamic dimensions; unknown dimensions default to 1.
-        protocol: how long and how often.
+        protocol: how long and how often; None: 1,200 inferences each, fewer where that would take minutes.
 
     Raises:
-        ModelError: the file is malformed or hostile, or a shape does not fit it.
+        ModelError: the file is malformed or hostile, a shape does not fit it, or no runtime can build it.
         BackendMissing: none of the runtimes works on the device.
 
     """
-    model = model_at(path)
     with connect(target) as device:
-        signature = device.inspect(model.file)
-        _check_shapes(shapes or {}, [spec.name for spec in signature.inputs])
+        model, signature = inspected(device, path)
+        _check_precisions(model, precisions)
+        check_shapes(signature, shapes or {})
         engines = _engines(model, target, device, precisions, shapes)
         results = _measured(device, engines, protocol)
     return Profile(signature=signature, results=results)
+
+
+def compile_model(
+    path: Path, target: Target, *, runtime: str, precision: Precision, shapes: Shapes | None, out: Path
+) -> Compiled:
+    """Write what a runtime makes of a model, and run it once beside the original.
+
+    Raises:
+        ModelError: the file is malformed or hostile, or the runtime refuses it.
+        BackendMissing: the runtime is not installed on the device.
+
+    """
+    with connect(target) as device, TemporaryDirectory(prefix="edgekd-") as scratch:
+        model, signature = inspected(device, path)
+        _check_precisions(model, (precision,))
+        static = check_shapes(signature, shapes or {})
+        source = Engine(
+            model=model,
+            runtime=runtime,
+            precision=precision,
+            threads=target.threads,
+            shapes=dict(shapes or {}),
+        )
+        before = device.build(source)
+        made = replace(source, model=device.compile(source, Path(scratch) / "compiled"))
+        after = device.build(made)
+        rows = gather(Path(scratch) / "inputs", static, None)
+        found = match(
+            outputs_of(device, source, rows, Path(scratch) / "source"),
+            outputs_of(device, made, rows, Path(scratch) / "outputs"),
+        )
+        # Floats are added in another order, no more than that; int8 and bf16 round what they add.
+        exact = precision is not Precision.FP32 or found.relative_error <= FP32_RELATIVE_ERROR
+        files = place(out, made.model, f"{path.stem}.{runtime}")
+    return Compiled(
+        files=files,
+        runtime=runtime,
+        precision=precision,
+        threads=target.threads,
+        size_bytes=made_bytes(files),
+        open_ms=after.open_ms,
+        source_open_ms=before.open_ms,
+        memory_mib=after.memory_mib,
+        max_error=found.max_error,
+        scale=found.scale,
+        problems=()
+        if exact
+        else (f"it departs by {found.relative_error:.1e} of the scale from {path.name}",),
+    )
+
+
+def quantize_model(
+    path: Path,
+    target: Target,
+    *,
+    runtime: str,
+    calibrate: Path | None,
+    out: Path,
+    shapes: Shapes | None = None,
+    normalisation: Normalisation | None = None,
+) -> Quantized:
+    """Make a float model int8 for a runtime, and measure both in turns.
+
+    Raises:
+        ModelError: the file is malformed, hostile, int8 already or has nothing to quantise.
+        DataError: the calibration data cannot serve.
+        BackendMissing: the runtime is not installed on the device.
+
+    """
+    from edgekd.stages.quantize import Quantizers, quantize
+
+    with connect(target) as device, Quantizers() as quantizers, TemporaryDirectory(prefix="edgekd-") as name:
+        scratch = Path(name)
+        model, signature = inspected(device, path)
+        _check_quantizable(model, runtime)
+        rows = gather(scratch / "inputs", check_shapes(signature, shapes or {}), calibrate, normalisation)
+        int8 = quantize(scratch / "int8", model, runtime, rows, quantizers)
+        log.info("quantised on %d inputs; measuring it beside %s", row_count(rows), path.name)
+        parent = Engine(
+            model=model,
+            runtime=runtime,
+            precision=Precision.FP32,
+            threads=target.threads,
+            shapes=dict(shapes or {}),
+        )
+        own = replace(parent, model=int8, precision=Precision.INT8)
+        expected, found = (
+            outputs_of(device, engine, rows, scratch / engine.precision.value) for engine in (parent, own)
+        )
+        latencies = [summarise(one, CONFIDENCE) for one in timed(device, [parent, own])]
+        files = place(out, int8, f"{path.stem}.{runtime}.int8")
+    closeness, speedup = match(expected, found), latencies[0].p50 / latencies[1].p50
+    problems = [] if calibrate else [RANDOM_INPUTS]
+    if speedup <= 1:
+        problems.append(
+            f"int8 lost on this device: p50 {latencies[1].p50:.3f} ms against {latencies[0].p50:.3f} ms in fp32"
+        )
+    return Quantized(
+        files=files,
+        runtime=runtime,
+        size_bytes=made_bytes(files),
+        parent_size_bytes=model.size_bytes,
+        latency_ms=latencies[1],
+        parent_latency_ms=latencies[0],
+        speedup=speedup,
+        max_error=closeness.max_error,
+        scale=closeness.scale,
+        changed_labels=closeness.changed_labels,
+        samples=closeness.samples,
+        calibration_sha256=digest_of(rows) if calibrate else "",
+        problems=tuple(problems),
+    )
+
+
+def verify_folder(folder: Path, target: Target) -> VerifyReport:
+    """Check a bundle on the target, from its bytes to its outputs.
+
+    Raises:
+        IntegrityError: a digest, a name or an unlisted file.
+        ModelError: a model is malformed or hostile.
+        BackendMissing: the device has none of the bundle's runtimes.
+
+    """
+    from edgekd.stages.verify import verify_bundle
+
+    with connect(target) as device, TemporaryDirectory(prefix="edgekd-") as scratch:
+        return verify_bundle(folder, device, Path(scratch))
 
 
 def model_at(path: Path) -> Model:
@@ -70,59 +218,162 @@ def model_at(path: Path) -> Model:
     )
 
 
+def inspected(device: Device, path: Path) -> tuple[Model, Signature]:
+    """Name a model file after a child has looked into it, with the precision it was made for.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelError: it is malformed or hostile.
+
+    """
+    model = model_at(path)
+    signature = device.inspect(model.file)
+    return replace(model, precision=Precision.INT8 if signature.quantized else Precision.FP32), signature
+
+
+def check_shapes(signature: Signature, shapes: Shapes) -> Signature:
+    """Return the signature with every input dimension known: as given, else 1.
+
+    Raises:
+        UsageError: a shape is given for no input, contradicts what the model fixes, or is beyond all reason.
+
+    """
+    for name, shape in shapes.items():
+        if math.prod(shape) > _MOST_ELEMENTS:
+            raise UsageError(f"--shape {name} cannot be {shape}", mend="give a smaller one")
+    return replace(signature, inputs=settled(signature.inputs, shapes))
+
+
+def outputs_of(
+    device: Device, engine: Engine, rows: dict[str, Artifact], folder: Path
+) -> dict[str, NDArray[Any]]:
+    """Run rows of inputs through a compiled file; every output with the rows first."""
+    found = device.infer(engine, rows, folder)
+    return {name: np.load(file.verified(), allow_pickle=False) for name, file in found.items()}
+
+
+def timed(device: Device, engines: Sequence[Engine], protocol: Protocol | None = None) -> tuple[Latency, ...]:
+    """Time engines in turns; slow ones get fewer samples, so that it ends within about a minute of inference."""
+    log.info("timing %s in turns", ", ".join(dict.fromkeys(engine.name for engine in engines)))
+    return device.time(engines, protocol or _affordable(device, engines))
+
+
+def _affordable(device: Device, engines: Sequence[Engine]) -> Protocol:
+    rough = device.time(engines, _ROUGH)
+    round_ms = PROFILING.launches * PROFILING.blocks * sum(latency.percentile(50) for latency in rough)
+    return replace(PROFILING, samples=int(min(max(_MOST_MS / round_ms, _LEAST_SAMPLES), PROFILING.samples)))
+
+
+def place(out: Path, model: Model, stem: str) -> dict[str, str]:
+    """Copy a model to `out`, whole or not at all; return its paths and digests, the one to load first."""
+    weights = {} if model.weights is None else {out / f"{stem}.bin": model.weights}
+    files = {out / f"{stem}{model.file.path.suffix}": model.file, **weights}
+    for path, artifact in reversed(files.items()):  # the weights first: an .xml is never without them
+        with replacing(path) as partial:
+            shutil.copyfile(artifact.verified(), partial)
+    return {str(path): artifact.sha256 for path, artifact in files.items()}
+
+
+def made_bytes(files: Mapping[str, str]) -> int:
+    """Return the size of files on disk."""
+    return sum(Path(path).stat().st_size for path in files)
+
+
+def row_count(rows: Mapping[str, Artifact]) -> int:
+    """Count the rows of gathered inputs."""
+    return len(np.load(next(iter(rows.values())).path, mmap_mode="r", allow_pickle=False))
+
+
+def digest_of(rows: Mapping[str, Artifact]) -> str:
+    """Name gathered inputs by content."""
+    from edgekd.values.codec import fingerprint
+
+    return fingerprint(dict(rows))
+
+
+def _check_precisions(model: Model, precisions: Sequence[Precision]) -> None:
+    name, quantized = model.file.path.name, model.precision is Precision.INT8
+    if Precision.INT8 in precisions and not quantized:
+        mend = f"make one: edgekd quantize {name} --runtime NAME --calibrate DATA --out DIR"
+        raise ModelError(
+            f"{name} is not an int8 model", cause="it has no Q/DQ and no FakeQuantize", mend=mend
+        )
+    if quantized and any(precision is not Precision.INT8 for precision in precisions):
+        mend = "leave --precision out, or give the float model that it was made from"
+        raise ModelError(f"{name} is an int8 model", cause="its Q/DQ fixes the arithmetic", mend=mend)
+
+
+def _check_quantizable(model: Model, runtime: str) -> None:
+    path = model.file.path
+    if model.precision is Precision.INT8:
+        raise ModelError(f"{path.name} is int8 already", mend="give the float model that it was made from")
+    if path.suffix == ".xml" and runtime != "openvino":
+        raise UsageError(
+            f"{path.name} cannot be quantised for {runtime}",
+            cause="it is OpenVINO's format",
+            mend="give the .onnx that it was made from",
+        )
+
+
 def _engines(
-    model: Model,
-    target: Target,
-    device: Device,
-    precisions: Sequence[Precision],
-    shapes: Mapping[str, tuple[int, ...]] | None,
+    model: Model, target: Target, device: Device, precisions: Sequence[Precision], shapes: Shapes | None
 ) -> list[Engine]:
+    path = model.file.path
     health = {one.name: one for one in device.probe().runtimes}
-    readable = [name for name in target.runtimes if model.file.path.suffix == ".onnx" or name == "openvino"]
+    readable = [name for name in target.runtimes if path.suffix == ".onnx" or name == "openvino"]
     working = [name for name in readable if health[name].works]
     if not working:
         problems = "; ".join(f"{name}: {health[name].problem}" for name in readable)
         mends = " or ".join(health[name].mend for name in readable)
-        raise BackendMissing(f"no runtime here can run {model.file.path.name}", cause=problems, mend=mends)
+        raise BackendMissing(
+            f"no runtime here can run {path.name}",
+            cause=problems or f"{', '.join(target.runtimes)} cannot read it",
+            mend=mends or "leave --runtime out, or give an .onnx",
+        )
     return [
         Engine(
             model=model, runtime=name, precision=precision, threads=target.threads, shapes=dict(shapes or {})
         )
         for name in working
-        for precision in target.profile.runtimes[name]
-        if (precision in precisions if precisions else precision is not Precision.INT8)
+        for precision in precisions or _precisions(model, target, name)
     ]
 
 
-def _measured(device: Device, engines: Sequence[Engine], protocol: Protocol) -> tuple[Profiled, ...]:
-    """Build each engine once, then time together all that can be built."""
+def _precisions(model: Model, target: Target, runtime: str) -> tuple[Precision, ...]:
+    if model.precision is Precision.INT8:
+        return (Precision.INT8,)
+    return tuple(one for one in target.profile.runtimes[runtime] if one is not Precision.INT8)
+
+
+def _measured(device: Device, engines: Sequence[Engine], protocol: Protocol | None) -> tuple[Profiled, ...]:
+    """Build each engine once, then time together all that can be built.
+
+    Raises:
+        BuildError: none can be built.
+
+    """
     built, problems = {}, {}
     for engine in engines:
+        log.info("building %s", engine.name)
         try:
             built[engine.name] = device.build(engine)
-        except (BuildError, ModelError) as error:
-            problems[engine.name] = str(error)
-    timed = [engine for engine in engines if engine.name in built]
-    latencies = dict(zip((engine.name for engine in timed), device.time(timed, protocol) if timed else ()))
+        except ModelError as error:
+            problems[engine.name] = ": ".join(part for part in (error.what, error.cause) if part)
+    running = [engine for engine in engines if engine.name in built]
+    if not running:
+        raise BuildError(
+            f"no runtime can run {engines[0].model.file.path.name}", cause="; ".join(problems.values())[:2000]
+        )
+    latencies = dict(zip((engine.name for engine in running), timed(device, running, protocol)))
     return tuple(
         Profiled(
             model_sha256=engine.model.file.sha256,
             runtime=engine.runtime,
             precision=engine.precision,
-            latency_ms=summarise(latencies[engine.name], _CONFIDENCE) if engine.name in latencies else None,
+            latency_ms=summarise(latencies[engine.name], CONFIDENCE) if engine.name in latencies else None,
             open_ms=built[engine.name].open_ms if engine.name in built else None,
             memory_mib=built[engine.name].memory_mib if engine.name in built else None,
             problem=problems.get(engine.name, ""),
         )
         for engine in engines
     )
-
-
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]], inputs: Sequence[str]) -> None:
-    from edgekd.values.codec import did_you_mean
-
-    for name, shape in shapes.items():
-        if name not in inputs:
-            raise UsageError(f"the model has no input {name!r}", mend=did_you_mean(name, inputs))
-        if any(side < 1 for side in shape) or math.prod(shape) > 1 << 31:
-            raise UsageError(f"--shape {name} cannot be {shape}", mend="give positive sizes")

@@ -5,115 +5,39 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from edgekd.errors import BuildError, ModelError, TrainingError
+from edgekd.pipeline.measuring import (
+    FULL,
+    QUICK,
+    Judged,
+    accuracy_floor,
+    accuracy_of,
+    compiled,
+    judge,
+    parity_of,
+)
 from edgekd.pipeline.workbench import Workbench
 from edgekd.stages.distill import distill
-from edgekd.stages.evaluate import prepare, reference, teacher_model
-from edgekd.stages.export import export
 from edgekd.stages.label import label
-from edgekd.stages.quantize import calibrate, quantize
-from edgekd.stages.verify import FP32_RELATIVE_ERROR, parity
-from edgekd.values.artifact import Artifact
-from edgekd.values.budget import Limits
-from edgekd.values.bundle import Parity
+from edgekd.stages.verify import FP32_RELATIVE_ERROR
 from edgekd.values.checkpoint import Checkpoint, Labels
 from edgekd.values.job import DistillationSection
-from edgekd.values.latency import Latency, Protocol
-from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.model import Engine, Precision
 from edgekd.values.student import StudentSpec
 from edgekd.values.trial import Proposal, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
-QUICK = Protocol(launches=1, blocks=4, samples=80, warmup_ms=40.0)
-FULL = Protocol(launches=3, blocks=4, samples=100)
-_CALIBRATION_SAMPLES = 256
-_DRAFT_SAMPLES = 8  # scales of an untrained student change nothing in its latency
-_PARITY_SAMPLES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A latency, the teacher's beside it, and the limits that follow."""
-
-    engine: Engine
-    latency: Latency
-    teacher: Latency
-    limits: Limits
-
-    @property
-    def breaches(self) -> tuple[str, ...]:
-        """Name what is over its limit."""
-        return self.limits.breaches(self.latency, self.engine.model.size_bytes)
-
-
-def engine_of(bench: Workbench, model: Model, runtime: str, precision: Precision) -> Engine:
-    """Pair a model with a runtime of the target."""
-    return Engine(model=model, runtime=runtime, precision=precision, threads=bench.target.threads)
-
-
-def teacher_engine(bench: Workbench, runtime: str) -> Engine:
-    """Return the teacher as its users run it now: fp32 on the same runtime."""
-    return engine_of(
-        bench, bench.store.run(teacher_model, bench.teacher, bench.task), runtime, Precision.FP32
-    )
-
-
-def compiled(
-    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint | None, runtime: str, precision: Precision
-) -> Engine:
-    """Export a student, trained or not, and quantise it where the precision asks for it."""
-    model = bench.store.run(export, spec, bench.space.channels, bench.space.classes, checkpoint)
-    if precision is Precision.INT8:
-        count = _CALIBRATION_SAMPLES if checkpoint else _DRAFT_SAMPLES
-        inputs = bench.store.run(calibrate, bench.task, spec.resolution, count)
-        model = bench.store.run(quantize, model, runtime, {"images": inputs}, bench.quantizers)
-    return engine_of(bench, model, runtime, precision)
-
-
-def judge(bench: Workbench, engines: Sequence[Engine], protocol: Protocol) -> tuple[Judged, ...]:
-    """Time engines and the teacher in turns, so that drift favours none, and hold them against the budget."""
-    runtimes = sorted({engine.runtime for engine in engines})
-    teachers = [teacher_engine(bench, runtime) for runtime in runtimes]
-    protocol = replace(protocol, seed=bench.seed)
-    latencies = bench.device.time([*teachers, *engines], protocol)
-    of_teacher = dict(zip(runtimes, latencies))
-    return tuple(
-        Judged(
-            engine=engine,
-            latency=latency,
-            teacher=of_teacher[engine.runtime],
-            limits=limits_for(bench, of_teacher[engine.runtime]),
-        )
-        for engine, latency in zip(engines, latencies[len(teachers) :])
-    )
-
-
-def limits_for(bench: Workbench, teacher: Latency) -> Limits:
-    """Put the budget in numbers, given how fast the teacher runs beside."""
-    budget = bench.job.budget
-    return Limits(
-        latency_ms=budget.latency_ms.limits(teacher), confidence=budget.confidence, size_mb=budget.size_mb
-    )
+Drafts = list[tuple[Proposal, Engine]]
 
 
 def time_untrained(
     bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str, Precision]]
 ) -> list[Trial]:
     """Time one untrained student at several precisions: what the device is like, for minutes of its time."""
-    trials, engines = [], []
-    for runtime, precision in combinations:
-        proposal = Proposal(spec=spec, runtime=runtime, precision=precision)
-        try:
-            engines.append((proposal, compiled(bench, spec, None, runtime, precision)))
-        except ModelError as error:
-            trials.append(Trial(proposal=proposal, verdict=Verdict.UNBUILDABLE, why=str(error)))
+    engines, trials = _compiled(bench, spec, None, combinations)
     trials += _timed(bench, engines)
     for trial in trials:
         bench.record(trial)
@@ -127,12 +51,12 @@ def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
         engine = compiled(bench, proposal.spec, None, proposal.runtime, proposal.precision)
         (judged,) = judge(bench, [engine], QUICK)
         trial = Trial(proposal=proposal, verdict=Verdict.PROMISING, latency=judged.latency)
-        if judged.breaches:
-            trial = replace(trial, verdict=Verdict.TOO_SLOW, why="; ".join(judged.breaches))
+        if breaches := judged.likely_breaches:
+            trial = replace(trial, verdict=Verdict.TOO_SLOW, why="; ".join(breaches))
         else:
             checkpoint = distilled(bench, proposal.spec, bench.job.distillation.short_epochs)
             trial = replace(trial, accuracy=checkpoint.accuracy, epochs=checkpoint.epochs)
-    except BuildError as error:
+    except ModelError as error:
         trial = Trial(proposal=proposal, verdict=Verdict.UNBUILDABLE, why=str(error))
     except TrainingError as error:
         trial = Trial(proposal=proposal, verdict=Verdict.DIVERGED, why=str(error))
@@ -142,7 +66,8 @@ def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
 
 def distilled(bench: Workbench, spec: StudentSpec, epochs: int) -> Checkpoint:
     """Train a student on the views that the teacher has labelled, labelling those it has not."""
-    recipe = bench.job.distillation
+    # What these three say is in `epochs` and `labels`: asking for longer finals keeps the short runs.
+    recipe = replace(bench.job.distillation, epochs=1, short_epochs=1, views=1)
     return bench.store.run(distill, spec, bench.task, labels(bench, epochs), recipe, epochs, bench.seed)
 
 
@@ -163,55 +88,43 @@ def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str
         checkpoint = distilled(bench, spec, bench.job.distillation.epochs)
     except TrainingError as error:
         return [bench.record(Trial(proposal=first, verdict=Verdict.DIVERGED, why=str(error)))]
-    engines = [compiled(bench, spec, checkpoint, runtime, precision) for runtime, precision in combinations]
-    trials = [_verdict(bench, judged, spec, checkpoint) for judged in judge(bench, engines, FULL)]
+    engines, trials = _compiled(bench, spec, checkpoint, combinations)
+    trials += _judged(bench, engines, checkpoint)
     trials = _without_slow_int8(trials)
     seconds = (time.monotonic() - began) / len(trials)
     device_seconds = (bench.device.device_seconds - device_began) / len(trials)
     return [bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds)) for trial in trials]
 
 
-def logits_of(
-    bench: Workbench, engine: Engine, spec: StudentSpec, split: str, limit: int | None = None
-) -> Artifact:
-    """Run a split's images through the compiled file on the device."""
-    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
-    folder = (
-        bench.store.root / "outputs" / engine.model.file.sha256[:16] / engine.runtime / engine.precision.value
-    )
-    return bench.device.infer(engine, {"images": inputs}, folder / f"{split}-{limit or 'all'}")["logits"]
+def _compiled(
+    bench: Workbench,
+    spec: StudentSpec,
+    checkpoint: Checkpoint | None,
+    combinations: Sequence[tuple[str, Precision]],
+) -> tuple[Drafts, list[Trial]]:
+    """Compile a student every way asked for; what cannot be is a trial that says why."""
+    engines, failed = [], []
+    for runtime, precision in combinations:
+        proposal = Proposal(spec=spec, runtime=runtime, precision=precision)
+        try:
+            engines.append((proposal, compiled(bench, spec, checkpoint, runtime, precision)))
+        except ModelError as error:
+            failed.append(Trial(proposal=proposal, verdict=Verdict.UNBUILDABLE, why=str(error)))
+    return engines, failed
 
 
-def accuracy_of(bench: Workbench, engine: Engine, spec: StudentSpec, split: str) -> float:
-    """Return the task's metric of the compiled file on a split."""
-    logits = _rows(logits_of(bench, engine, spec, split).verified())
-    return bench.task.score(logits, bench.task.split(split).labels)
+def _judged(bench: Workbench, engines: Drafts, checkpoint: Checkpoint) -> list[Trial]:
+    """Judge variants together; when one of them breaks the round, each alone."""
+    try:
+        judged = judge(bench, [engine for _, engine in engines], FULL)
+    except BuildError as error:
+        if len(engines) == 1:
+            return [Trial(proposal=engines[0][0], verdict=Verdict.UNBUILDABLE, why=str(error))]
+        return [trial for pair in engines for trial in _judged(bench, [pair], checkpoint)]
+    return [_verdict(bench, one, proposal, checkpoint) for (proposal, _), one in zip(engines, judged)]
 
 
-def parity_of(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint: Checkpoint) -> Parity:
-    """Compare a compiled file with torch on real validation images."""
-    expected = reference_logits(bench, spec, checkpoint, "validation", _PARITY_SAMPLES)
-    outputs = _rows(logits_of(bench, engine, spec, "validation", _PARITY_SAMPLES).verified())
-    found = parity(expected, outputs)
-    log.info("parity of %s: max error %.1e of the logit scale", engine.name, found.relative_error)
-    return found
-
-
-def reference_logits(
-    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint, split: str, limit: int
-) -> NDArray[np.float32]:
-    """Return torch's logits (limit, classes) on images of a split."""
-    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
-    logits = bench.store.run(reference, spec, bench.space.channels, bench.space.classes, checkpoint, inputs)
-    return _rows(logits.verified())
-
-
-def accuracy_floor(bench: Workbench) -> float:
-    """Return the least validation metric that the budget admits."""
-    return bench.teacher_accuracy("validation") - bench.job.budget.max_accuracy_drop
-
-
-def _timed(bench: Workbench, engines: list[tuple[Proposal, Engine]]) -> list[Trial]:
+def _timed(bench: Workbench, engines: Drafts) -> list[Trial]:
     """Time engines together; when one of them breaks the round, each alone."""
     protocol = replace(QUICK, seed=bench.seed)
     try:
@@ -226,10 +139,10 @@ def _timed(bench: Workbench, engines: list[tuple[Proposal, Engine]]) -> list[Tri
     ]
 
 
-def _verdict(bench: Workbench, judged: Judged, spec: StudentSpec, checkpoint: Checkpoint) -> Trial:
-    engine = judged.engine
+def _verdict(bench: Workbench, judged: Judged, proposal: Proposal, checkpoint: Checkpoint) -> Trial:
+    engine, spec = judged.engine, proposal.spec
     trial = Trial(
-        proposal=Proposal(spec=spec, runtime=engine.runtime, precision=engine.precision),
+        proposal=proposal,
         verdict=Verdict.FITS,
         epochs=checkpoint.epochs,
         latency=judged.latency,
@@ -275,8 +188,3 @@ def _without_slow_int8(trials: list[Trial]) -> list[Trial]:
             trial = replace(trial, verdict=Verdict.TOO_SLOW, why=why)  # noqa: PLW2901 - the same trial, judged
         kept.append(trial)
     return kept
-
-
-def _rows(path: Path) -> NDArray[np.float32]:
-    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    return outputs.reshape(len(outputs), -1)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from edgekd.devices import Device, connect
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
 from edgekd.errors import BackendMissing
@@ -97,6 +99,7 @@ def workbench(
         train: False leaves the teacher untrained: its latency is the same.
 
     """
+    _sweep(out)
     store = Store(out / "store")
     target = load_target(job, beside)
     with connect(target) as device, Quantizers() as quantizers:
@@ -129,6 +132,14 @@ def workbench(
             key=fingerprint(identity),
             teach_seconds=seconds,
         )
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed processes left half written, and leave alone what a living one is writing."""
+    for left in out.rglob(".*.partial"):
+        writer = left.name.split(".")[-2]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            left.unlink(missing_ok=True)
 
 
 def _working(device: Device, target: Target) -> ProbeReply:

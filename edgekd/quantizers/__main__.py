@@ -12,7 +12,7 @@ from typing import cast
 from edgekd.errors import ModelError, UsageError
 from edgekd.values.codec import did_you_mean
 from edgekd.values.model import Model
-from edgekd.values.order import QuantizeOrder
+from edgekd.values.order import OptimizeOrder, OptimizeReply, QuantizeOrder
 from edgekd.wire import Handler, limit_memory, serve
 
 # The method that suits each runtime; NNCF's models ran 2.4x slower than fp32 in ONNX Runtime.
@@ -52,6 +52,17 @@ def quantize(order: QuantizeOrder) -> Model:
         raise ModelError(f"{path.name} cannot be quantised for {order.runtime}", cause=cause) from error
 
 
+def optimize(order: OptimizeOrder) -> OptimizeReply:
+    """Simplify the graph of an .onnx.
+
+    Raises:
+        ModelError: it is malformed, or cannot be converted to the opset.
+
+    """
+    order.folder.mkdir(parents=True, exist_ok=True)
+    return importlib.import_module("edgekd.quantizers.optimize").optimize(order)  # type: ignore[no-any-return]
+
+
 def main(arguments: list[str]) -> None:
     """Serve orders until standard input ends.
 
@@ -66,7 +77,12 @@ def main(arguments: list[str]) -> None:
     sys.modules["openvino_telemetry"] = cast("ModuleType", None)
     warnings.simplefilter("ignore")  # the libraries' own, to nobody
     logging.disable(logging.WARNING)
-    serve({"quantize": Handler(order=QuantizeOrder, carry_out=quantize)})
+    serve(
+        {
+            "quantize": Handler(order=QuantizeOrder, carry_out=quantize),
+            "optimize": Handler(order=OptimizeOrder, carry_out=optimize),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -149,6 +149,16 @@ def _exported(
     )
     assert program is not None  # noqa: S101 - dynamo=True returns a program
     model: onnx.ModelProto = program.model_proto
+    return _without_traces(model)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take out the paths and lines of the user's source, which torch notes at every node."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            kept = [prop for prop in node.metadata_props if prop.key != "pkg.torch.onnx.stack_trace"]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
     return model
 
 
@@ -186,16 +196,22 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Log what the exporter prints and warns of, and leave out what it logs of itself."""
-    exporter, printed = logging.getLogger("torch.onnx"), io.StringIO()
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # torch's handler writes to stderr past redirect_stderr
+    printed = io.StringIO()
+    loggers = {
+        logging.getLogger("torch.onnx"): logging.ERROR,
+        logging.getLogger("torch.export"): logging.CRITICAL,
+    }
+    levels = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)  # torch's handler writes to stderr past redirect_stderr
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 yield
         finally:
-            exporter.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)
             for line in (*printed.getvalue().splitlines(), *(str(one.message) for one in warned)):
                 log.debug("torch.onnx: %s", line)
 

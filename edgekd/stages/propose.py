@@ -18,6 +18,7 @@ from edgekd.values.trial import History, Proposal, Trial, Verdict
 
 _POOL = 1500
 _MARGIN = 0.93  # of the limit that the expected latency may use
+_HOPELESS = 1.6  # times the limit
 _EXPLORATION = 0.7  # standard deviations of the accuracy surrogate added to its mean
 _STEEPEST = 0.2  # accuracy a decade of capacity: more is noise
 _LEAST_SCORES = 3  # trials with an accuracy before the surrogate is asked
@@ -31,13 +32,18 @@ class Candidate:
     expected_ms: float
     limit_ms: float
 
+    def tightness(self) -> float:
+        """Return expected / allowed."""
+        return self.expected_ms / self.limit_ms
+
 
 def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: int) -> Proposal | None:
-    """Return the most promising untried student that is expected to meet the budget; None when there is none.
+    """Return the most promising untried student that may meet the budget; None when none can.
 
     Candidates are drawn at random and around the best so far, kept where the latency expected on some runtime
     and precision stays within the limit, and ranked by an accuracy surrogate with an exploration bonus. Until
     three students have an accuracy, the largest that fits goes first: capacity is the best prior there is.
+    Where none is expected to fit, the nearest is tried as long as it is not hopeless: a prediction may err.
     """
     rng = random.Random(f"{seed}/{len(history.trials)}")  # noqa: S311 - not cryptography
     predictor = predict(history, limits, channels=space.channels, classes=space.classes)
@@ -46,9 +52,10 @@ def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: 
     }
     pool = [spec for spec in _pool(space, history, rng) if fingerprint(spec) not in tried]
     fitting = [found for spec in pool if (found := fastest(spec, space, predictor, limits))]
-    within = [found for found in fitting if found.expected_ms <= _MARGIN * found.limit_ms]
+    within = [found for found in fitting if found.tightness() <= _MARGIN]
     if not within:
-        return None
+        nearest = min(fitting, key=Candidate.tightness, default=None)
+        return nearest.proposal if nearest and nearest.tightness() <= _HOPELESS else None
     scores = _scores([found.proposal.spec for found in within], space, history)
     return within[int(np.argmax(scores))].proposal
 
@@ -66,17 +73,18 @@ def fastest(
             limit_ms = min(limits[runtime].latency_ms.values())
             proposal = Proposal(spec=spec, runtime=runtime, precision=precision)
             found.append(Candidate(proposal=proposal, expected_ms=expected_ms, limit_ms=limit_ms))
-    return min(found, key=lambda candidate: candidate.expected_ms / candidate.limit_ms, default=None)
+    return min(found, key=Candidate.tightness, default=None)
 
 
 def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
     """Return students to time untrained: spread evenly over the sizes that the space holds, all families in turn."""
     rng = random.Random(f"{seed}/probes")  # noqa: S311 - not cryptography
     drawn = [sample(space, rng) for _ in range(_POOL)]
+    ordered = sorted(drawn, key=lambda spec: _size(spec, space))
+    by_family = {name: [spec for spec in ordered if spec.family == name] for name in space.families}
     chosen = []
     for at in range(count):
-        family = space.families[at % len(space.families)]
-        sizes = sorted((spec for spec in drawn if spec.family == family), key=lambda s: _size(s, space))
+        sizes = by_family[space.families[at % len(space.families)]]
         # The smallest first: what is impossible shows at once.
         chosen.append(sizes[round((len(sizes) - 1) * (at / max(count - 1, 1)) * 0.9)])
     return tuple(chosen)

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
+from edgekd.errors import BuildError, WorkerDied
 from edgekd.tasks.classification import ImageClassification
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Model
@@ -84,9 +85,13 @@ def quantize(
         DataError: the calibration inputs cannot serve.
 
     """
-    return quantizers.order(
-        QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime)
-    )
+    order = QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime)
+    try:
+        return quantizers.order(order)
+    except (
+        WorkerDied
+    ) as error:  # what the quantiser dies of is a fact about the model, and the search goes on
+        raise BuildError(f"the quantiser for {runtime} died", cause=f"{error.what}: {error.cause}") from error
 
 
 def calibrate(folder: Path, task: ImageClassification, resolution: int, samples: int) -> Artifact:

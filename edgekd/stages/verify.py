@@ -62,7 +62,7 @@ def verify_bundle(bundle_folder: Path, device: Device, scratch: Path) -> VerifyR
     """
     bundle = Bundle(folder=bundle_folder, manifest=read_manifest(bundle_folder))
     checks = _files(bundle)
-    recipe = _recipe(bundle_folder)
+    recipe = read_recipe(bundle_folder)
     signatures, missing = _signatures(bundle, device)
     checks += [*missing, *(_shape(name, signature, recipe) for name, signature in signatures.items())]
     if all(check.passed is not False for check in checks):  # a model of another shape cannot be run
@@ -109,7 +109,13 @@ def _files(bundle: Bundle) -> list[Check]:
     ]
 
 
-def _recipe(folder: Path) -> Preprocess:
+def read_recipe(folder: Path) -> Preprocess:
+    """Read a bundle's pre-processing.
+
+    Raises:
+        IntegrityError: it is missing or malformed.
+
+    """
     path = folder / "preprocess.json"
     try:
         return decode(Preprocess, json.loads(path.read_text(encoding="utf-8")), path.name)
@@ -153,7 +159,7 @@ def _inputs(bundle: Bundle, recipe: Preprocess) -> _Inputs:
     if SAMPLES not in manifest.files:
         return _Inputs(tensors=random[:, None], recorded=np.empty((0, len(manifest.classes)), np.float32))
     try:
-        images, recorded = _read_samples(folder / SAMPLES)
+        images, recorded = read_samples(folder / SAMPLES)
         if recorded.shape != (len(images), len(manifest.classes)):
             raise ValueError(f"logits of shape {recorded.shape} for {len(images)} images")
         real = runner.preprocess(images, recipe)
@@ -162,7 +168,8 @@ def _inputs(bundle: Bundle, recipe: Preprocess) -> _Inputs:
     return _Inputs(tensors=np.concatenate([real, random])[:, None], recorded=recorded)
 
 
-def _read_samples(path: Path) -> tuple[NDArray[np.uint8], Floats]:
+def read_samples(path: Path) -> tuple[NDArray[np.uint8], Floats]:
+    """Read a bundle's sample images and the reference's logits for them; a damaged file raises what numpy does."""
     with zipfile.ZipFile(path) as archive:  # what it unpacks to, before any of it is unpacked
         if sum(member.file_size for member in archive.infolist()) > _MOST_SAMPLES_BYTES:
             raise ValueError(f"it unpacks to more than {_MOST_SAMPLES_BYTES >> 20} MiB")

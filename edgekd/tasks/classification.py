@@ -227,8 +227,6 @@ def _statistics(
     for name, given in (("mean", section.mean), ("std", section.std)):
         if given is not None and len(given) != channels:
             raise ConfigError(f"[task] {name} has {len(given)} values, the images have {channels} channels")
-    if section.std is not None and min(section.std) <= 0:
-        raise ConfigError("[task] std must be positive")
     sums, squares = np.zeros(channels), np.zeros(channels)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK].reshape(-1, channels).astype(np.float64) / 255

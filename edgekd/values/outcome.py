@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.values.bundle import Accuracies, LatencySummary
@@ -101,16 +101,18 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedFile:
-    """One file of an export, checked and measured."""
+    """One model of an export, checked against the source and measured."""
 
-    files: dict[str, str]  # relative path -> sha256
+    files: dict[str, str]  # relative path -> sha256; the first is the one to load
     runtime: str
     precision: Precision
-    max_error: float  # against the source's own outputs
-    scale: float  # of those outputs
-    changed_labels: int
+    max_error: float  # against the source's own outputs, of the output that departs furthest
+    scale: float  # of that output: its largest value, at least 0.05
+    changed_labels: int | None  # None where no output looks like logits
     samples: int
     latency_ms: LatencySummary
+    faithful: bool = True  # fp32 within 1e-5 of the scale; int8 is only reported
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,5 +124,67 @@ class Exported:
     opset: int
     exports: tuple[ExportedFile, ...]
     problems: tuple[str, ...]
-    calibration_sha256: str
+    calibration_sha256: str  # of the real inputs; empty where they were random
+    source_sha256: str = ""
+    tools: dict[str, str] = field(default_factory=dict)  # name -> version, on the host
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def passed(self) -> bool:
+        """Whether every float file computes what its source does."""
+        return all(one.faithful for one in self.exports)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """`edgekd quantize --json`: an int8 model beside the float one that it was made from."""
+
+    files: dict[str, str]  # path -> sha256; the first is the one to load
+    runtime: str
+    size_bytes: int
+    parent_size_bytes: int
+    latency_ms: LatencySummary
+    parent_latency_ms: LatencySummary  # taken in turns with it
+    speedup: float  # parent's p50 / its own; below 1 it lost
+    max_error: float  # against the parent's outputs
+    scale: float
+    changed_labels: int | None
+    samples: int  # calibrated on, and compared
+    calibration_sha256: str  # empty where the inputs were random
+    problems: tuple[str, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """`edgekd compile --json`: what a runtime made of a model, and that it still computes the same."""
+
+    files: dict[str, str]  # path -> sha256; the first is the one to load
+    runtime: str
+    precision: Precision
+    threads: int
+    size_bytes: int
+    open_ms: float
+    source_open_ms: float  # of the file it was made from
+    memory_mib: float
+    max_error: float  # against the source's outputs on the same runtime
+    scale: float
+    problems: tuple[str, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """`edgekd distill --json`: one student, trained and exported; nothing was held against the budget."""
+
+    spec: StudentSpec
+    files: dict[str, str]  # path -> sha256
+    metric: str
+    teacher: float  # validation metric
+    student: float  # validation metric of the torch module
+    epochs: int
+    train_seconds: float
+    images_per_second: float
+    max_error: float  # of the exported file against torch, on real images
+    scale: float
     schema_version: int = SCHEMA_VERSION

@@ -31,8 +31,8 @@ def test_taps_leave_no_hook_behind():
 
 
 def test_an_unknown_tap_names_the_near_ones():
-    with pytest.raises(UsageError, match="did you mean 'body.1'") as caught:
-        Taps(net(), ["body.l"])
+    with pytest.raises(UsageError, match="did you mean 'head'") as caught:
+        Taps(net(), ["haed"])
     assert caught.value.exit_code == 2
 
 

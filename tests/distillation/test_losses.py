@@ -126,23 +126,14 @@ def test_dist_is_refused_for_two_classes_before_any_step():
     assert "kd" in caught.value.mend
 
 
-@pytest.mark.parametrize(
-    ("losses", "words"),
-    [
-        ({"dst": 1.0}, "did you mean 'dist'"),
-        ({}, "empty"),
-        ({"ce": 0.0}, "empty"),
-        ({"ce": -1.0}, "negative"),
-    ],
-)
-def test_losses_that_make_no_sense_are_refused(losses: dict[str, float], words: str):
-    with pytest.raises(ConfigError, match=words):
-        knowledge_from(DistillationSection(losses=losses), classes=10)
+def test_an_unknown_loss_names_the_one_meant():
+    with pytest.raises(ConfigError, match="did you mean 'dist'"):
+        knowledge_from(DistillationSection(losses={"dst": 1.0}), classes=10)
 
 
-def test_a_temperature_must_be_positive():
-    with pytest.raises(ConfigError, match="temperature"):
-        knowledge_from(DistillationSection(temperature=0.0), classes=10)
+def test_a_loss_of_weight_nought_is_left_out():
+    found = knowledge_from(DistillationSection(losses={"ce": 1.0, "dist": 0.0}), classes=2)
+    assert [one.name for one in found] == ["ce"]
 
 
 def test_only_what_the_losses_ask_for_is_kept_of_the_teacher():

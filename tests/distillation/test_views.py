@@ -17,7 +17,7 @@ def test_a_view_is_a_function_of_its_number_and_seed():
     task = digits()
     first = batch_view(task, ROWS, view_of(task, 3, seed=1, mixup=0.4))
     again = batch_view(task, ROWS, view_of(task, 3, seed=1, mixup=0.4))
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert all(map(torch.equal, first, again))
     for number, seed in ((4, 1), (3, 2)):
         other, _ = batch_view(task, ROWS, view_of(task, number, seed=seed, mixup=0.4))
         assert not torch.equal(first[0], other)
@@ -29,7 +29,8 @@ def test_a_sample_looks_the_same_in_any_batch():
     images, labels = batch_view(task, ROWS, view)
     shuffled = np.random.default_rng(0).permutation(20)
     some, some_labels = batch_view(task, shuffled[:7], view)
-    assert torch.equal(images[shuffled[:7]], some) and torch.equal(labels[shuffled[:7]], some_labels)
+    assert torch.equal(images[shuffled[:7]], some)
+    assert torch.equal(labels[shuffled[:7]], some_labels)
 
 
 def test_what_happens_to_a_sample_does_not_depend_on_what_else_is_switched_on():
@@ -38,8 +39,10 @@ def test_what_happens_to_a_sample_does_not_depend_on_what_else_is_switched_on():
         view_of(task, 0, seed=0),
         view_of(dataclasses.replace(task, flip=True), 0, seed=0, mixup=0.2),
     )
-    assert np.array_equal(plain.down, mixed.down) and np.array_equal(plain.right, mixed.right)
-    assert not plain.mirrored.any() and 0.4 < mixed.mirrored.mean() < 0.6
+    assert np.array_equal(plain.down, mixed.down)
+    assert np.array_equal(plain.right, mixed.right)
+    assert not plain.mirrored.any()
+    assert 0.4 < mixed.mirrored.mean() < 0.6
 
 
 def test_a_view_without_changes_is_the_runner_s_input():
@@ -59,7 +62,7 @@ def test_images_move_by_up_to_the_padding_and_leave_black():
     for image, down, right in zip(images[:, 0], view.down, view.right):
         assert int((image > 0).sum()) == (8 - abs(down)) * (8 - abs(right))
         if down > 0:
-            assert (image[:down] == 0).all() and (image[down:].sum() > 0)
+            assert (image[:down] == 0).all()
 
 
 def test_flips_mirror_the_columns():

@@ -1,63 +1,67 @@
-"""A job small enough to be run whole in seconds, and one run of it that the tests share."""
+"""One rehearsed run that the tests of the pipeline look at, and a way to make others."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from edgekd import pipeline
-from edgekd.distillation import loop, teachers
-from edgekd.distillation.arithmetic import Arithmetic
-from edgekd.tasks import ImageClassification, from_arrays
-from edgekd.values.budget import Budget, LatencyBudget
-from edgekd.values.job import (
-    DistillationSection,
-    Job,
-    SearchSection,
-    TargetSection,
-    TaskSection,
-    TeacherSection,
-)
+from edgekd.values.job import Job
 from edgekd.values.outcome import Outcome
-
-JOB = Job(
-    teacher=TeacherSection(model="live"),
-    task=TaskSection(data="digits", flip=False, crop=0),
-    target=TargetSection(profile="rehearsal"),
-    budget=Budget(latency_ms=LatencyBudget(speedup=4.0), max_accuracy_drop=0.95),
-    search=SearchSection(trials=2, finalists=1, probes=4, families=("residual",)),
-    distillation=DistillationSection(epochs=2, short_epochs=1, views=1, batch=32, optimizer="adamw"),
-)
+from tests.pipeline import rehearsed
 
 
-def teacher() -> nn.Module:
-    """Return a wide and shallow network with weights of its own: slow on the target, quick to export."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        layers: list[nn.Module] = [nn.Conv2d(1, 96, 3, padding=1), nn.ReLU()]
-        for _ in range(3):
-            layers += [nn.Conv2d(96, 96, 3, padding=1), nn.ReLU()]
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that came to its end."""
+
+    job: Job
+    out: Path
+    outcome: Outcome
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Give a run of the small job, made once."""
+    out = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        rehearsed.stay_in_this_process(patch)
+        outcome = pipeline.run(
+            rehearsed.JOB,
+            name="small",
+            out=out,
+            command="edgekd run small.toml",
+            teacher=rehearsed.teacher(),
+            data=rehearsed.digits(),
+        )
+    return Finished(job=rehearsed.JOB, out=out, outcome=outcome)
 
 
-def digits(count: int = 200) -> ImageClassification:
-    """Return the first handwritten digits of scikit-learn's."""
-    from sklearn.datasets import load_digits
-
-    held = load_digits()
-    images = np.rint(held.images[:count] * (255 / 16)).astype(np.uint8)
-    return from_arrays(images, held.target[:count], section=JOB.task)
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let devices work without processes of their own, for one test."""
+    rehearsed.stay_in_this_process(monkeypatch)
+    return monkeypatch
 
 
-def with_(job: Job, **sections: dict[str, object]) -> Job:
-    """Return the job with other values in its sections."""
-    changed = {
-        name: dataclasses.replace(getattr(job, name), **values) for name, values in sections.items()
-    }
-    return dataclasses.replace(job, **changed)
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(here: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Give a function that runs a job in `tmp_path`."""
+
+    def run_job(job: Job) -> Outcome:
+        return pipeline.run(job, out=tmp_path / "run", teacher=rehearsed.teacher(), data=rehearsed.digits())
+
+    return run_job
+
+
+@pytest.fixture
+def float_job(tmp_path: Path) -> Job:
+    """Give the small job on a profile without int8."""
+    return rehearsed.with_(
+        rehearsed.JOB, target={"profile": rehearsed.float_profile(tmp_path)}, search={"probes": 3}
+    )

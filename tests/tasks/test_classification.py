@@ -103,7 +103,7 @@ def test_another_split_another_setting_or_another_label_is_another_fingerprint(t
         load(path, tmp_path),
         load(path, tmp_path, validation=0.3),
         load(path, tmp_path, crop=1),
-        load(path, tmp_path, mean=(0.5,)),
+        load(path, tmp_path, mean=(0.5,), std=(0.2,)),
         tasks.load(TaskSection(data=str(path)), beside=tmp_path, cache=tmp_path, seed=1),
         load(arrays(tmp_path / "b.npz", labels=(np.arange(30) + 1) % 3), tmp_path),
     ]
@@ -120,6 +120,13 @@ def test_a_split_that_the_data_brings_decides_the_test_images(tmp_path: Path):
     task = load(arrays(tmp_path / "a.npz", split=split), tmp_path)
     assert len(task.test) == 9
     assert len(task.train) + len(task.validation) == 21
+
+
+def test_validation_images_can_come_from_the_test_part(tmp_path: Path):
+    split = (np.arange(30) >= 15).astype(np.uint8)
+    path = arrays(tmp_path / "a.npz", split=split)
+    task = load(path, tmp_path, validation_from="test", validation=0.4)
+    assert (len(task.train), len(task.validation), len(task.test)) == (15, 6, 9)
 
 
 def test_train_and_test_folders_are_a_split(tmp_path: Path):
@@ -243,7 +250,7 @@ def test_an_image_bomb_is_refused_from_its_header(tmp_path: Path, monkeypatch: p
     with pytest.raises(DataError, match="too large to decode safely"):
         load(root, tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(DataError, match="cannot be read|can be read"):
+    with pytest.raises(DataError, match=r"not an image that can be read"):
         load(root, tmp_path)
 
 
@@ -257,19 +264,17 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path):
         load(folders(tmp_path / "one", classes=("ant",)), tmp_path)
     folders(tmp_path / "hollow")
     (tmp_path / "hollow/cow").mkdir()
-    with pytest.raises(DataError, match="class 'cow' of .* is empty"):
+    with pytest.raises(DataError, match=r"class 'cow' of .* is empty"):
         load("hollow", tmp_path)
     (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(DataError, match="is not an .npz file"):
+    with pytest.raises(DataError, match=r"is not an \.npz file"):
         load("data.csv", tmp_path)
 
 
 def test_a_mean_of_the_wrong_length_is_a_configuration_error(tmp_path: Path):
     path = arrays(tmp_path / "a.npz")
     with pytest.raises(ConfigError, match="mean has 3 values, the images have 1"):
-        load(path, tmp_path, mean=(0.5, 0.5, 0.5))
-    with pytest.raises(ConfigError, match="std must be positive"):
-        load(path, tmp_path, std=(0.0,))
+        load(path, tmp_path, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 
 
 def test_a_full_disk_says_so_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

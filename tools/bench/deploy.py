@@ -22,7 +22,8 @@ from torch import nn
 from edgekd.distillation.checkpoints import load_module
 from edgekd.distillation.loop import Course, train
 from edgekd.distillation.losses import knowledge_from
-from edgekd.pipeline.trials import distilled, labels, teacher_engine
+from edgekd.pipeline.measuring import teacher_engine
+from edgekd.pipeline.trials import distilled, labels
 from edgekd.pipeline.workbench import Workbench, workbench
 from edgekd.stages.bundle import read_manifest
 from edgekd.stages.configure import configure
@@ -101,7 +102,7 @@ def _int8(bench: Workbench, model: Model, runtime: str) -> Engine:
     return Engine(model=made, runtime=runtime, precision=Precision.INT8, threads=bench.target.threads)
 
 
-def _scaled(
+def _scaled(  # noqa: PLR0917 - what the two have in common
     bench: Workbench,
     run: Path,
     student: Engine,

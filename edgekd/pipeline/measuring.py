@@ -1,0 +1,153 @@
+"""Engines of students and teacher, what they are held against, and what their outputs are worth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.pipeline.workbench import Workbench
+from edgekd.stages.evaluate import prepare, reference, teacher_model
+from edgekd.stages.export import export
+from edgekd.stages.quantize import calibrate, quantize
+from edgekd.stages.verify import parity
+from edgekd.values.artifact import Artifact
+from edgekd.values.budget import Limits
+from edgekd.values.bundle import Parity
+from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.latency import Latency, Protocol
+from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.student import StudentSpec
+
+log = logging.getLogger(__name__)
+
+QUICK = Protocol(launches=1, blocks=4, samples=80, warmup_ms=40.0)
+FULL = Protocol(launches=3, blocks=4, samples=100)
+CALIBRATION_SAMPLES = 256
+_EVEN_ODDS = 0.5
+_DRAFT_SAMPLES = 8  # scales of an untrained student change nothing in its latency
+_PARITY_SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A latency, the teacher's beside it, and the limits that follow."""
+
+    engine: Engine
+    latency: Latency
+    teacher: Latency
+    limits: Limits
+
+    @property
+    def likely_breaches(self) -> tuple[str, ...]:
+        """Name what is more likely than not over its limit: for screening, where few samples were taken."""
+        return screening(self.limits).breaches(self.latency, self.engine.model.size_bytes)
+
+    @property
+    def breaches(self) -> tuple[str, ...]:
+        """Name what is over its limit."""
+        return self.limits.breaches(self.latency, self.engine.model.size_bytes)
+
+
+def engine_of(bench: Workbench, model: Model, runtime: str, precision: Precision) -> Engine:
+    """Pair a model with a runtime of the target."""
+    return Engine(model=model, runtime=runtime, precision=precision, threads=bench.target.threads)
+
+
+def teacher_engine(bench: Workbench, runtime: str) -> Engine:
+    """Return the teacher as its users run it now: fp32 on the same runtime."""
+    return engine_of(
+        bench, bench.store.run(teacher_model, bench.teacher, bench.task), runtime, Precision.FP32
+    )
+
+
+def compiled(
+    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint | None, runtime: str, precision: Precision
+) -> Engine:
+    """Export a student, trained or not, and quantise it where the precision asks for it."""
+    model = bench.store.run(export, spec, bench.space.channels, bench.space.classes, checkpoint)
+    if precision is Precision.INT8:
+        count = CALIBRATION_SAMPLES if checkpoint else _DRAFT_SAMPLES
+        inputs = bench.store.run(calibrate, bench.task, spec.resolution, count)
+        model = bench.store.run(quantize, model, runtime, {"images": inputs}, bench.quantizers)
+    return engine_of(bench, model, runtime, precision)
+
+
+def judge(bench: Workbench, engines: Sequence[Engine], protocol: Protocol) -> tuple[Judged, ...]:
+    """Time engines and the teacher in turns, so that drift favours none, and hold them against the budget."""
+    runtimes = sorted({engine.runtime for engine in engines})
+    teachers = [teacher_engine(bench, runtime) for runtime in runtimes]
+    protocol = replace(protocol, seed=bench.seed)
+    latencies = bench.device.time([*teachers, *engines], protocol)
+    of_teacher = dict(zip(runtimes, latencies))
+    return tuple(
+        Judged(
+            engine=engine,
+            latency=latency,
+            teacher=of_teacher[engine.runtime],
+            limits=limits_for(bench, of_teacher[engine.runtime]),
+        )
+        for engine, latency in zip(engines, latencies[len(teachers) :])
+    )
+
+
+def limits_for(bench: Workbench, teacher: Latency) -> Limits:
+    """Put the budget in numbers, given how fast the teacher runs beside."""
+    budget = bench.job.budget
+    return Limits(
+        latency_ms=budget.latency_ms.limits(teacher), confidence=budget.confidence, size_mb=budget.size_mb
+    )
+
+
+def screening(limits: Limits) -> Limits:
+    """Return limits that are held against the likely value instead of its upper bound."""
+    return replace(limits, confidence=_EVEN_ODDS)
+
+
+def accuracy_floor(bench: Workbench) -> float:
+    """Return the least validation metric that the budget admits."""
+    return bench.teacher_accuracy("validation") - bench.job.budget.max_accuracy_drop
+
+
+def logits_of(
+    bench: Workbench, engine: Engine, spec: StudentSpec, split: str, limit: int | None = None
+) -> Artifact:
+    """Run a split's images through the compiled file on the device."""
+    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
+    folder = (
+        bench.store.root / "outputs" / engine.model.file.sha256[:16] / engine.runtime / engine.precision.value
+    )
+    return bench.device.infer(engine, {"images": inputs}, folder / f"{split}-{limit or 'all'}")["logits"]
+
+
+def accuracy_of(bench: Workbench, engine: Engine, spec: StudentSpec, split: str) -> float:
+    """Return the task's metric of the compiled file on a split."""
+    logits = _rows(logits_of(bench, engine, spec, split).verified())
+    return bench.task.score(logits, bench.task.split(split).labels)
+
+
+def parity_of(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint: Checkpoint) -> Parity:
+    """Compare a compiled file with torch on real validation images."""
+    expected = reference_logits(bench, spec, checkpoint, "validation", _PARITY_SAMPLES)
+    outputs = _rows(logits_of(bench, engine, spec, "validation", _PARITY_SAMPLES).verified())
+    found = parity(expected, outputs)
+    log.info("parity of %s: max error %.1e of the logit scale", engine.name, found.relative_error)
+    return found
+
+
+def reference_logits(
+    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint, split: str, limit: int
+) -> NDArray[np.float32]:
+    """Return torch's logits (limit, classes) on images of a split."""
+    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
+    logits = bench.store.run(reference, spec, bench.space.channels, bench.space.classes, checkpoint, inputs)
+    return _rows(logits.verified())
+
+
+def _rows(path: Path) -> NDArray[np.float32]:
+    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    return outputs.reshape(len(outputs), -1)

@@ -1,0 +1,57 @@
+"""What a finished run leaves beside its files, so that its report can be written again without the job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekd.errors import ConfigError, IntegrityError, UsageError
+from edgekd.stages.report import ReportContent, report
+from edgekd.store import TrialLog, write_text
+from edgekd.values.codec import decode, plain
+from edgekd.values.job import Job
+from edgekd.values.trial import History
+
+SCHEMA_VERSION = 1
+RECORD, REPORT, TRIALS = "run.json", "report.html", "trials.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """`run.json`: the job, and all that its report shows but the trials, which are in `trials.sqlite`."""
+
+    job: Job
+    key: str  # of the job's trials in the log
+    content: ReportContent
+    schema_version: int = SCHEMA_VERSION
+
+
+def save_record(out: Path, job: Job, key: str, content: ReportContent) -> Path:
+    """Write `out/run.json`."""
+    record = RunRecord(job=job, key=key, content=replace(content, history=History()))
+    return write_text(out / RECORD, json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def report_again(out: Path) -> Path:
+    """Write the report of the run in `out` again, from its record and its trials.
+
+    Raises:
+        UsageError: no run has ended there.
+        IntegrityError: what it left is damaged.
+
+    """
+    path = out / RECORD
+    if not path.is_file() or not (out / TRIALS).is_file():
+        missing = RECORD if not path.is_file() else TRIALS
+        mend = "give the folder of a finished run, or finish it with the `edgekd run` that began it"
+        raise UsageError(f"{out} holds no finished run", cause=f"it has no {missing}", mend=mend)
+    try:
+        record = decode(RunRecord, json.loads(path.read_text(encoding="utf-8")), RECORD)
+    except (ConfigError, ValueError) as error:
+        mend = "give the same `edgekd run` again: what it computed is kept"
+        raise IntegrityError(
+            f"{path} is damaged, or another version's", cause=str(error)[:300], mend=mend
+        ) from error
+    history = TrialLog(out / TRIALS).history(record.key)
+    return report(out / REPORT, replace(record.content, history=history))
