@@ -191,6 +191,9 @@ def _refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetEr
         if best.verdict is Verdict.TOO_SLOW:
             mend = "give a higher limit in budget.latency_ms, or try more students with search.trials"
         return BudgetError(what, cause=f"the closest was {best.proposal.name}: {best.why}", mend=mend)
+    if diverged := history.with_verdict(Verdict.DIVERGED):
+        mend = "lower distillation.learning_rate, or look for labels or images that are wrong"
+        return BudgetError("no student could be trained", cause=diverged[-1].why, mend=mend)
     timed = [
         (limits[trial.proposal.runtime].tightness(trial.latency), trial)
         for trial in history.trials

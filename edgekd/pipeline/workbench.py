@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from edgekd.devices import Device, connect
+from edgekd.distillation.losses import knowledge_from
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
 from edgekd.errors import BackendMissing
 from edgekd.stages.configure import job_digest, load_target
@@ -110,6 +111,13 @@ def workbench(
             else load_task(job.task, beside=beside, cache=store.root / "data", seed=job.search.seed)
         )
         loaded = load_teacher(job.teacher, beside=beside, task=task, module=teacher)
+        knowledge_from(job.distillation, classes=len(task.classes))  # a misspelt loss shows before the work
+        space = space_for(
+            resolution=task.resolution,
+            channels=task.channels,
+            classes=len(task.classes),
+            families=job.search.families,
+        )
         ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
         identity = [job_digest(job), target, task.fingerprint, ready.fingerprint, probe.conditions]
         yield Workbench(
@@ -118,12 +126,7 @@ def workbench(
             target=target,
             task=task,
             teacher=ready,
-            space=space_for(
-                resolution=task.resolution,
-                channels=task.channels,
-                classes=len(task.classes),
-                families=job.search.families,
-            ),
+            space=space,
             device=device,
             probe=probe,
             quantizers=quantizers,

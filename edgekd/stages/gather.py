@@ -122,7 +122,7 @@ def _recipe(spec: TensorSpec, normalisation: Normalisation, *, channels_last: bo
 def _batched(images: Array, spec: TensorSpec) -> Array:
     """Put images (n, ...) into whole input tensors (n // B, B, ...), the last ones repeated where some lack."""
     batch = spec.shape[0] or 1
-    filled = np.resize(images, (max(1, -(-len(images) // batch)) * batch, *images.shape[1:]))
+    filled = np.resize(images, (-(-len(images) // batch) * batch, *images.shape[1:]))
     return filled.reshape(-1, batch, *images.shape[1:])
 
 

@@ -22,6 +22,7 @@ class Finished:
     out: Path
     outcome: Outcome
 
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Give a run of the small job, made once."""

@@ -26,7 +26,16 @@ from edgekd.values.job import (
 from edgekd.values.latency import Protocol
 from edgekd.worker.orders import Worker
 
-__all__ = ["JOB", "LatencyBudget", "Limits", "digits", "float_profile", "stay_in_this_process", "teacher", "with_"]
+__all__ = [
+    "JOB",
+    "LatencyBudget",
+    "Limits",
+    "digits",
+    "float_profile",
+    "stay_in_this_process",
+    "teacher",
+    "with_",
+]
 
 JOB = Job(
     teacher=TeacherSection(model="live"),

@@ -60,7 +60,13 @@ def _timeless(trial: Trial) -> Trial:
     )
 
 
-FAULTS = {"nothing": 1, "killed_in_a_write": 12, "killed_in_a_record": 2, "killed_in_a_step": 7, "disk_full_in_a_write": 17}
+FAULTS = {
+    "nothing": 1,
+    "killed_in_a_write": 12,
+    "killed_in_a_record": 2,
+    "killed_in_a_step": 7,
+    "disk_full_in_a_write": 17,
+}
 
 
 @pytest.fixture(scope="module")

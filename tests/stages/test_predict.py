@@ -75,7 +75,9 @@ def test_the_spread_follows_the_noise() -> None:
 
 
 def test_every_runtime_and_precision_has_a_model_of_its_own() -> None:
-    slow = [timed(t.proposal.spec, 3 * device_ms(t.proposal.spec), runtime="b") for t in history_of(12).trials]
+    slow = [
+        timed(t.proposal.spec, 3 * device_ms(t.proposal.spec), runtime="b") for t in history_of(12).trials
+    ]
     both = History(trials=(*history_of(12).trials, *slow))
     predictor = predict(both, LIMITS, channels=3, classes=10)
     spec = sample(SPACE, random.Random(1))  # noqa: S311

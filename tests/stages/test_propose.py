@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from edgekd.stages.predict import predict
 from edgekd.stages.propose import fastest, probes, propose
-from edgekd.students import contains, costs, features, space_for
+from edgekd.students import contains, costs, features, sample, space_for
 from edgekd.timing.conditions import conditions
 from edgekd.values.budget import LatencyBudget, Limits
 from edgekd.values.conditions import Load, Trust, TrustVerdict
@@ -72,16 +73,21 @@ def searched(history: History, limit_ms: float, count: int) -> History:
     return history
 
 
-def test_the_same_history_gives_the_same_proposal(probed: History) -> None:
-    later = searched(probed, 1.0, 4)
+@pytest.fixture(scope="module")
+def later(probed: History) -> History:
+    """Give the history after five proposals, each answered by the device."""
+    return searched(probed, 1.0, 5)
+
+
+def test_the_same_history_gives_the_same_proposal(probed: History, later: History) -> None:
     for history in (probed, later):
         assert propose(SPACE, history, limits(1.0), seed=0) == propose(SPACE, history, limits(1.0), seed=0)
 
 
-def test_nothing_is_proposed_twice_and_everything_meets_its_limit(probed: History) -> None:
-    trials = searched(probed, 1.0, 8).trials[len(probed.trials) :]
-    assert len({trial.proposal.spec for trial in trials}) == 8
-    assert [trial.verdict for trial in trials] == [Verdict.PROMISING] * 8
+def test_nothing_is_proposed_twice_and_everything_meets_its_limit(probed: History, later: History) -> None:
+    trials = later.trials[len(probed.trials) :]
+    assert len({trial.proposal.spec for trial in trials}) == 5
+    assert [trial.verdict for trial in trials] == [Verdict.PROMISING] * 5
     assert all(contains(SPACE, trial.proposal.spec) for trial in trials)
 
 
@@ -89,10 +95,10 @@ def test_while_nothing_is_known_a_large_student_goes_first(probed: History) -> N
     first = propose(SPACE, probed, limits(1.0), seed=0)
     assert first is not None
     predictor = predict(probed, limits(1.0), channels=3, classes=10)
+    rng = random.Random(4)  # noqa: S311 - no secret depends on it
     within = [
         macs(spec)
-        for seed in range(40)
-        for spec in probes(SPACE, 8, seed=seed)
+        for spec in (sample(SPACE, rng) for _ in range(300))
         if (found := fastest(spec, SPACE, predictor, limits(1.0))) and found.expected_ms <= 0.93
     ]
     assert macs(first.spec) > np.quantile(within, 0.9)
@@ -101,7 +107,7 @@ def test_while_nothing_is_known_a_large_student_goes_first(probed: History) -> N
 def test_a_probe_may_be_proposed_and_a_refused_student_may_not(probed: History) -> None:
     first = propose(SPACE, probed, limits(1.0), seed=0)
     assert first is not None
-    for verdict in set(Verdict) - {Verdict.MEASURED}:
+    for verdict in (Verdict.TOO_SLOW, Verdict.UNBUILDABLE, Verdict.DIVERGED):
         after = probed.adding(Trial(proposal=first, verdict=verdict))
         second = propose(SPACE, after, limits(1.0), seed=0)
         assert second is not None
@@ -152,16 +158,23 @@ def test_the_tightest_of_several_percentiles_counts(probed: History) -> None:
 
 
 def test_what_was_learnt_moves_the_search_to_the_better_family(probed: History) -> None:
-    history = searched(probed, 1.0, 6)
-    told = tuple(
-        replace(t, accuracy=0.9 if t.proposal.spec.family == "inverted" else 0.2) if t.accuracy else t
-        for t in history.trials
+    told = History(
+        trials=tuple(
+            replace(
+                trial,
+                verdict=Verdict.PROMISING,
+                accuracy=0.9 if trial.proposal.spec.family == "inverted" else 0.2,
+            )
+            for trial in probed.trials
+        )
     )
-    families = {trial.proposal.spec.family for trial in told if trial.accuracy}
-    if families == {"inverted", "residual"}:
-        found = propose(SPACE, History(trials=told), limits(1.0), seed=0)
-        assert found is not None
-        assert found.spec.family == "inverted"
+    found = propose(SPACE, told, limits(1.0), seed=0)
+    assert found is not None
+    assert found.spec.family == "inverted"
+    other = History(trials=tuple(replace(t, accuracy=1.1 - (t.accuracy or 0.0)) for t in told.trials))
+    found = propose(SPACE, other, limits(1.0), seed=0)
+    assert found is not None
+    assert found.spec.family == "residual"
 
 
 def test_probes_run_from_small_to_large_through_all_families_and_hang_on_the_seed_alone() -> None:
@@ -171,4 +184,4 @@ def test_probes_run_from_small_to_large_through_all_families_and_hang_on_the_see
     for family in SPACE.families:
         sizes = [macs(spec) for spec in chosen if spec.family == family]
         assert sizes == sorted(sizes)
-        assert sizes[-1] - sizes[0] > 1  # a factor of ten at least
+        assert sizes[-1] > sizes[0] + 0.6  # decades: a factor of four at least
