@@ -67,6 +67,21 @@ Calibrate = Annotated[
         show_default=False,
     ),
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help=".safetensors or a state dict, for FILE.py:FUNCTION.", show_default=False
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=1x3x32x32",
+        help="Name and shape of an input; once an input.",
+        show_default=False,
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(
@@ -124,21 +139,8 @@ def export(
         str, typer.Argument(metavar="SOURCE", help="FILE.py:FUNCTION, an .onnx file or a bundle.")
     ],
     *,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help=".safetensors or a state dict, for FILE.py:FUNCTION.", show_default=False
-        ),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=1x3x32x32",
-            help="Name and shape of an input; once an input.",
-            show_default=False,
-        ),
-    ] = None,
+    weights: Weights = None,
+    inputs: Inputs = None,
     to: Annotated[str, typer.Option(metavar="A,B", help="Formats: onnx, openvino.")] = "onnx",
     precision: Annotated[str, typer.Option(metavar="A,B", help="fp32, int8.")] = "fp32",
     calibrate: Calibrate = None,
@@ -183,7 +185,10 @@ def export(
         )
     from edgekd.cli import tables
 
-    show(exported, tables.exported, as_json=as_json)
+    if as_json:
+        show_json(tables.with_verdict(exported))
+    else:
+        show(exported, tables.exported, as_json=False)
     raise typer.Exit(0 if exported.passed else 1)
 
 
@@ -282,7 +287,10 @@ def verify(
         found = pipeline.verify(bundle, target)
     from edgekd.cli import tables
 
-    show(found, tables.verified, as_json=as_json)
+    if as_json:
+        show_json(tables.with_verdict(found))
+    else:
+        show(found, tables.verified, as_json=False)
     raise typer.Exit(0 if found.passed else 1)
 
 

@@ -97,7 +97,6 @@ def profiled(found: Profile) -> RenderableType:
     )
     for one in found.results:
         if one.latency_ms is None:
-            table.add_row(_compiled(one), Text(one.problem, style="red"))
             continue
         ms = one.latency_ms
         table.add_row(
@@ -110,7 +109,12 @@ def profiled(found: Profile) -> RenderableType:
             f"{one.memory_mib:.0f} MiB" if one.memory_mib is not None else "",
         )
     measured = [(_compiled(one), one.latency_ms) for one in found.results if one.latency_ms is not None]
-    return Group(table, *_trust(measured))
+    problems = [
+        Text(f"  {_compiled(one)} was not measured: {one.problem[:400]}", style="red")
+        for one in found.results
+        if one.problem
+    ]
+    return Group(table, *problems, *_trust(measured))
 
 
 def profiled_json(found: Profile) -> dict[str, Any]:
@@ -209,6 +213,11 @@ def verified(found: VerifyReport) -> RenderableType:
         Text("VERIFIED", style="bold green") if found.passed else Text("NOT WHAT IT WAS", style="bold red")
     )
     return Group(verdict, table)
+
+
+def with_verdict(found: Exported | VerifyReport) -> dict[str, Any]:
+    """Give the fields, and whether all that was checked holds."""
+    return {"passed": found.passed, **plain(found)}
 
 
 def examined(found: Examination) -> RenderableType:

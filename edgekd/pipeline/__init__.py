@@ -138,7 +138,7 @@ def quantize(
     normalisation: Normalisation | None = None,
 ) -> Quantized:
     """Make a float model int8 for a runtime, and measure both in turns."""
-    from edgekd.pipeline.single import quantize_model
+    from edgekd.pipeline.quantizing import quantize_model
 
     return quantize_model(
         model,

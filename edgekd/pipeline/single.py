@@ -1,4 +1,4 @@
-"""The single steps on any model of the user's: profile, compile, quantize and verify."""
+"""The single steps on a model of the user's: profile, compile, verify; and what they share with the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from edgekd.backends import settled
 from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, BuildError, ModelError, UsageError
-from edgekd.stages.gather import Normalisation, gather
+from edgekd.stages.gather import gather
 from edgekd.stages.match import FP32_RELATIVE_ERROR, match
 from edgekd.store import replacing
 from edgekd.values.artifact import Artifact
 from edgekd.values.bundle import VerifyReport, summarise
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision, Signature
-from edgekd.values.outcome import Compiled, Profile, Profiled, Quantized
+from edgekd.values.outcome import Compiled, Profile, Profiled
 from edgekd.values.target import Target
 
 log = logging.getLogger(__name__)
@@ -117,69 +117,6 @@ def compile_model(
         problems=()
         if exact
         else (f"it departs by {found.relative_error:.1e} of the scale from {path.name}",),
-    )
-
-
-def quantize_model(
-    path: Path,
-    target: Target,
-    *,
-    runtime: str,
-    calibrate: Path | None,
-    out: Path,
-    shapes: Shapes | None = None,
-    normalisation: Normalisation | None = None,
-) -> Quantized:
-    """Make a float model int8 for a runtime, and measure both in turns.
-
-    Raises:
-        ModelError: the file is malformed, hostile, int8 already or has nothing to quantise.
-        DataError: the calibration data cannot serve.
-        BackendMissing: the runtime is not installed on the device.
-
-    """
-    from edgekd.stages.quantize import Quantizers, quantize
-
-    with connect(target) as device, Quantizers() as quantizers, TemporaryDirectory(prefix="edgekd-") as name:
-        scratch = Path(name)
-        model, signature = inspected(device, path)
-        _check_quantizable(model, runtime)
-        rows = gather(scratch / "inputs", check_shapes(signature, shapes or {}), calibrate, normalisation)
-        int8 = quantize(scratch / "int8", model, runtime, rows, quantizers)
-        log.info("quantised on %d inputs; measuring it beside %s", row_count(rows), path.name)
-        parent = Engine(
-            model=model,
-            runtime=runtime,
-            precision=Precision.FP32,
-            threads=target.threads,
-            shapes=dict(shapes or {}),
-        )
-        own = replace(parent, model=int8, precision=Precision.INT8)
-        expected, found = (
-            outputs_of(device, engine, rows, scratch / engine.precision.value) for engine in (parent, own)
-        )
-        latencies = [summarise(one, CONFIDENCE) for one in timed(device, [parent, own])]
-        files = place(out, int8, f"{path.stem}.{runtime}.int8")
-    closeness, speedup = match(expected, found), latencies[0].p50 / latencies[1].p50
-    problems = [] if calibrate else [RANDOM_INPUTS]
-    if speedup <= 1:
-        problems.append(
-            f"int8 lost on this device: p50 {latencies[1].p50:.3f} ms against {latencies[0].p50:.3f} ms in fp32"
-        )
-    return Quantized(
-        files=files,
-        runtime=runtime,
-        size_bytes=made_bytes(files),
-        parent_size_bytes=model.size_bytes,
-        latency_ms=latencies[1],
-        parent_latency_ms=latencies[0],
-        speedup=speedup,
-        max_error=closeness.max_error,
-        scale=closeness.scale,
-        changed_labels=closeness.changed_labels,
-        samples=closeness.samples,
-        calibration_sha256=digest_of(rows) if calibrate else "",
-        problems=tuple(problems),
     )
 
 
@@ -303,18 +240,6 @@ def _check_precisions(model: Model, precisions: Sequence[Precision]) -> None:
         raise ModelError(f"{name} is an int8 model", cause="its Q/DQ fixes the arithmetic", mend=mend)
 
 
-def _check_quantizable(model: Model, runtime: str) -> None:
-    path = model.file.path
-    if model.precision is Precision.INT8:
-        raise ModelError(f"{path.name} is int8 already", mend="give the float model that it was made from")
-    if path.suffix == ".xml" and runtime != "openvino":
-        raise UsageError(
-            f"{path.name} cannot be quantised for {runtime}",
-            cause="it is OpenVINO's format",
-            mend="give the .onnx that it was made from",
-        )
-
-
 def _engines(
     model: Model, target: Target, device: Device, precisions: Sequence[Precision], shapes: Shapes | None
 ) -> list[Engine]:
@@ -358,7 +283,7 @@ def _measured(device: Device, engines: Sequence[Engine], protocol: Protocol | No
         try:
             built[engine.name] = device.build(engine)
         except ModelError as error:
-            problems[engine.name] = ": ".join(part for part in (error.what, error.cause) if part)
+            problems[engine.name] = " ".join(f"{error.what}: {error.cause}".split()).rstrip(": ")
     running = [engine for engine in engines if engine.name in built]
     if not running:
         raise BuildError(

@@ -3,7 +3,7 @@
     python -m tests.pipeline.interrupted FOLDER FAULT:AT ...
 
 Every run is a fork of this process, so that it dies as a process does; the first one meets the fault at call number AT, each later one a call later.
-The last line printed says how each one ended.
+Its output says how each one ended.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def attempt(out: Path, job: Job, fault: Fault, at: int) -> int:
     except EdgekdError as error:
         sys.stderr.write(f"{error}\n")
         os._exit(error.exit_code)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the fork must not go on as its parent would
         traceback.print_exc()
     finally:
         os._exit(70)
@@ -130,7 +130,7 @@ def main() -> None:
     for argument in sys.argv[2:]:
         name, at = argument.split(":")
         ended[name] = until_the_end(folder / name, job, FAULTS[name], int(at))
-    print(json.dumps(ended))
+    sys.stdout.write(json.dumps(ended) + "\n")
 
 
 if __name__ == "__main__":

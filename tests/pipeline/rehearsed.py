@@ -107,6 +107,10 @@ def stay_in_this_process(patch: pytest.MonkeyPatch) -> None:
     # Which arithmetic is fastest is a measurement; what is learnt in bf16 differs from fp32 in its last digits.
     for module in ("loop", "teachers"):
         patch.setattr(f"edgekd.distillation.{module}.choose_arithmetic", lambda *_, **__: Arithmetic())
+    # A smaller choice of students is as good a rehearsal.
+    for module in ("stages.propose", "pipeline.planning"):
+        patch.setattr(f"edgekd.{module}._POOL", 200)
+    patch.setattr("edgekd.stages.propose._CLIMBS", 1)
     short = Protocol(launches=1, blocks=4, samples=80)
     for module in ("loop", "trials", "delivery"):
         patch.setattr(f"edgekd.pipeline.{module}.FULL", short)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,14 @@ def tried(proposal: Proposal, limit_ms: float) -> Trial:
 
 def macs(spec: StudentSpec) -> float:
     return features(spec, channels=3, classes=10)[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_candidates() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekd.stages.propose._POOL", 500)
+        patch.setattr("edgekd.stages.propose._CLIMBS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
