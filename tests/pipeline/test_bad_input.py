@@ -17,6 +17,7 @@ from PIL import Image
 from edgekd.__main__ import main
 from edgekd.errors import TrainingError
 from edgekd.store import files
+from tests.pipeline.rehearsed import float_profile
 
 TEACHERS = """
 import torch
@@ -46,7 +47,7 @@ model = "teachers.py:three"
 data = "data.npz"
 flip = false
 [target]
-profile = "rehearsal"
+profile = "float.toml"
 [budget]
 latency_ms = { p99 = 1.0 }
 [search]
@@ -85,6 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "teachers.py").write_text(TEACHERS, encoding="utf-8")
     (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
+    float_profile(tmp_path)
     save_data(tmp_path / "data.npz", np.arange(90) % 3)
     return tmp_path
 
@@ -235,7 +237,7 @@ def test_a_target_without_its_runtime_ends_with_4_and_says_what_to_install(
     here.setitem(sys.modules, "edgekd.backends.rehearsal", None)
     said = command("run", "job.toml")
     assert said.code == 4, said.err
-    assert "no runtime of rehearsal works on local" in said.flat
+    assert "no runtime of rehearsal in fp32 works on local" in said.flat
     assert "pip install" in said.flat
 
 

@@ -62,10 +62,10 @@ def _timeless(trial: Trial) -> Trial:
 
 FAULTS = {
     "nothing": 1,
-    "killed_in_a_write": 12,
+    "killed_in_a_write": 18,
     "killed_in_a_record": 2,
     "killed_in_a_step": 7,
-    "disk_full_in_a_write": 17,
+    "disk_full_in_a_write": 25,
 }
 
 
