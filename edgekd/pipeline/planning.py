@@ -10,7 +10,7 @@ from edgekd.pipeline.loop import current_limits, learn_the_device
 from edgekd.pipeline.workbench import Workbench, workbench
 from edgekd.stages.predict import Predictor, predict
 from edgekd.stages.propose import Candidate, fastest
-from edgekd.students import features, sample
+from edgekd.students import draw, features
 from edgekd.values.budget import Limits
 from edgekd.values.job import Job
 from edgekd.values.outcome import Plan, Reach, Relaxation
@@ -51,7 +51,7 @@ def _candidates(
     space: Space, predictor: Predictor, limits: dict[str, Limits], *, seed: int
 ) -> tuple[Candidate, ...]:
     rng = random.Random(f"{seed}/plan")  # noqa: S311 - not cryptography
-    specs = [sample(space, rng) for _ in range(_POOL)]
+    specs = draw(space, _POOL, rng)
     return tuple(found for spec in specs if (found := fastest(spec, space, predictor, limits)))
 
 

@@ -39,9 +39,7 @@ def time_untrained(
     """Time one untrained student at several precisions: what the device is like, for minutes of its time."""
     engines, trials = _compiled(bench, spec, None, combinations)
     trials += _timed(bench, engines)
-    for trial in trials:
-        bench.record(trial)
-    return trials
+    return bench.record(*trials)
 
 
 def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
@@ -61,7 +59,7 @@ def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
     except TrainingError as error:
         trial = Trial(proposal=proposal, verdict=Verdict.DIVERGED, why=str(error))
     seconds, device_seconds = time.monotonic() - began, bench.device.device_seconds - device_began
-    return bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds))
+    return bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds))[0]
 
 
 def distilled(bench: Workbench, spec: StudentSpec, epochs: int) -> Checkpoint:
@@ -87,13 +85,13 @@ def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str
     try:
         checkpoint = distilled(bench, spec, bench.job.distillation.epochs)
     except TrainingError as error:
-        return [bench.record(Trial(proposal=first, verdict=Verdict.DIVERGED, why=str(error)))]
+        return bench.record(Trial(proposal=first, verdict=Verdict.DIVERGED, why=str(error)))
     engines, trials = _compiled(bench, spec, checkpoint, combinations)
     trials += _judged(bench, engines, checkpoint)
     trials = _without_slow_int8(trials)
     seconds = (time.monotonic() - began) / len(trials)
     device_seconds = (bench.device.device_seconds - device_began) / len(trials)
-    return [bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds)) for trial in trials]
+    return bench.record(*(replace(t, seconds=seconds, device_seconds=device_seconds) for t in trials))
 
 
 def _compiled(

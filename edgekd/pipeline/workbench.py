@@ -57,10 +57,10 @@ class Workbench:
         """Return every trial of this job so far, those of interrupted runs included."""
         return self.log.history(self.key)
 
-    def record(self, trial: Trial) -> Trial:
-        """Log a trial and return it."""
-        self.log.record(self.key, trial)
-        return trial
+    def record(self, *trials: Trial) -> list[Trial]:
+        """Log trials that belong together, all or none, and return them."""
+        self.log.record(self.key, *trials)
+        return [*trials]
 
     def teacher_accuracy(self, split: str) -> float:
         """Return the teacher's metric on `validation` or `test`, in torch."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.stages.predict import Predictor, predict
-from edgekd.students import feature_names, features, neighbours, sample
+from edgekd.students import draw, feature_names, features, neighbours
 from edgekd.values.budget import Limits
 from edgekd.values.codec import fingerprint
 from edgekd.values.student import Space, StudentSpec
@@ -87,7 +87,7 @@ def fastest(
 def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
     """Return students to time untrained: spread evenly over the sizes that the space holds, all families in turn."""
     rng = random.Random(f"{seed}/probes")  # noqa: S311 - not cryptography
-    drawn = [sample(space, rng) for _ in range(_POOL)]
+    drawn = draw(space, _POOL, rng)
     ordered = sorted(drawn, key=lambda spec: _size(spec, space))
     by_family = {name: [spec for spec in ordered if spec.family == name] for name in space.families}
     chosen = []
@@ -107,7 +107,7 @@ def _pool(space: Space, history: History, rng: random.Random) -> list[StudentSpe
         for _ in range(rng.choice((1, 1, 2, 3))):
             spec = neighbours(spec, space, rng)
         walked.append(spec)
-    return walked + [sample(space, rng) for _ in range(_POOL)]
+    return walked + draw(space, _POOL, rng)
 
 
 def _scores(specs: list[StudentSpec], space: Space, history: History) -> NDArray[np.float64]:

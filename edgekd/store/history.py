@@ -35,10 +35,11 @@ class TrialLog:
         except (ConfigError, ValueError, TypeError) as error:
             raise self._unusable(str(error)) from error
 
-    def record(self, job: str, trial: Trial) -> None:
-        """Append one trial; it is on disk when this returns."""
+    def record(self, job: str, *trials: Trial) -> None:
+        """Append trials that belong together, all or none; they are on disk when this returns."""
+        rows = [(job, encode(trial)) for trial in trials]
         with self._connection() as connection:
-            connection.execute("INSERT INTO trials (job, trial) VALUES (?, ?)", (job, encode(trial)))
+            connection.executemany("INSERT INTO trials (job, trial) VALUES (?, ?)", rows)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -19,13 +20,13 @@ from edgekd.students.shapes import (
     refuse_nonsense,
     stem_layer,
 )
-from edgekd.students.space import contains, neighbours, sample, space_of
+from edgekd.students.space import contains, draw, neighbours, sample, smallest, space_of
 from edgekd.values.codec import did_you_mean
 from edgekd.values.student import Space, StudentSpec
 
 __all__ = [
-    "FAMILIES", "Family", "build", "contains", "costs", "feature_names", "features", "fold", "layers", "neighbours",
-    "sample", "space_for",
+    "FAMILIES", "Family", "build", "contains", "costs", "draw", "feature_names", "features", "fold", "layers",
+    "neighbours", "sample", "smallest", "space_for",
 ]  # fmt: skip
 
 
@@ -79,6 +80,7 @@ def build(spec: StudentSpec, *, channels: int, classes: int, seed: int = 0) -> n
         return Network(sized, tuple(block_shapes(spec)), _family(spec.family).block)
 
 
+@lru_cache(maxsize=8192)
 def layers(spec: StudentSpec, *, channels: int, classes: int) -> tuple[Layer, ...]:
     """Return the layers of the folded student in order, named after their modules.
 

@@ -68,6 +68,36 @@ def sample(space: Space, rng: random.Random) -> StudentSpec:
     return StudentSpec(family=family, resolution=resolution, stem=stem, stages=stages)
 
 
+def smallest(space: Space, family: str) -> StudentSpec:
+    """Return the cheapest student of a family: uniform draws all but never come near it."""
+    stages = tuple(
+        StageSpec(
+            width=min(widths),
+            depth=min(space.depths),
+            kernel=min(space.kernels),
+            expansion=min(space.expansions[family]),
+        )
+        for widths in space.widths
+    )
+    return StudentSpec(family=family, resolution=min(space.resolutions), stem=min(space.stems), stages=stages)
+
+
+def draw(space: Space, count: int, rng: random.Random) -> list[StudentSpec]:
+    """Draw students of every size: half evenly, half from a narrowed space that reaches down to the smallest."""
+    evenly = [sample(space, rng) for _ in range(count - count // 2)]
+    small = [sample(_narrowed(space, rng.choice((1, 2, 3))), rng) for _ in range(count // 2)]
+    return [*(smallest(space, family) for family in space.families), *evenly, *small]
+
+
+def _narrowed(space: Space, choices: int) -> Space:
+    return dataclasses.replace(
+        space,
+        widths=tuple(tuple(sorted(widths)[: choices + 1]) for widths in space.widths),
+        depths=tuple(sorted(space.depths)[:choices]),
+        expansions={family: tuple(sorted(found)[:choices]) for family, found in space.expansions.items()},
+    )
+
+
 def contains(space: Space, spec: StudentSpec) -> bool:
     """Say whether the space holds this student."""
     return (
