@@ -29,6 +29,7 @@ from edgekd.stages.bundle import bundle, save_samples
 from edgekd.stages.quantize import calibrate
 from edgekd.stages.report import ReportContent, report
 from edgekd.values.artifact import Artifact
+from edgekd.values.budget import Limits
 from edgekd.values.bundle import Accuracies, Bundle, BundleContent, Shipped, summarise
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.model import Engine, Precision
@@ -78,12 +79,13 @@ def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Ou
     return _outcome(bench, made, page, judged, accepted)
 
 
-def refuse(bench: Workbench, out: Path, command: str, error: BudgetError) -> Path:
+def refuse(bench: Workbench, out: Path, command: str, error: BudgetError, limits: Limits) -> Path:
     """Write the report of a run that accepted no student."""
     content = ReportContent(
         name=bench.name,
         history=bench.history(),
-        limits_ms={},
+        limits_ms=limits.latency_ms,
+        confidence=limits.confidence,
         command=command,
         refusal=f"{error.what}: {error.cause}" if error.cause else error.what,
         relaxation=error.mend,

@@ -48,7 +48,8 @@ def close_the_loop(
             finish_the_best(bench)
             accepted = accept(bench)
         except BudgetError as error:
-            refuse(bench, out, command, error)
+            loosest = max(current_limits(bench).values(), key=lambda limits: sum(limits.latency_ms.values()))
+            refuse(bench, out, command, error, loosest)
             raise
         outcome = deliver(bench, out, command, accepted)
     return replace(outcome, seconds=time.monotonic() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import log2, log10, sqrt
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgekd.values.trial import History, Proposal, Trial, Verdict
 _POOL = 1500
 _MARGIN = 0.93  # of the limit that the expected latency may use
 _CLIMBS, _PARENTS, _CHILDREN = 6, 25, 12  # rounds of search around the best of the pool
+_CAUTION = 0.88  # times the margin, for every student in a row that was too slow against expectation
 _HOPELESS = 1.6  # times the limit
 _EXPLORATION = 0.7  # standard deviations of the accuracy surrogate added to its mean
 _STEEPEST = 0.2  # accuracy a decade of capacity: more is noise
@@ -53,11 +54,12 @@ def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: 
     tried = {
         fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED
     }
+    margin = _MARGIN * _CAUTION ** _refusals(history)
     pool = _pool(space, history, rng)
     for _ in range(_CLIMBS):
         untried = (spec for spec in pool if fingerprint(spec) not in tried)
         fitting = [found for spec in untried if (found := fastest(spec, space, predictor, limits))]
-        within = [found for found in fitting if found.tightness() <= _MARGIN]
+        within = [found for found in fitting if found.tightness() <= margin]
         if not within:
             nearest = min(fitting, key=Candidate.tightness, default=None)
             return nearest.proposal if nearest and nearest.tightness() <= _HOPELESS else None
@@ -96,6 +98,12 @@ def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
         # The smallest first: what is impossible shows at once.
         chosen.append(sizes[round((len(sizes) - 1) * (at / max(count - 1, 1)) * 0.9)])
     return tuple(chosen)
+
+
+def _refusals(history: History) -> int:
+    """Count the latest proposals in a row that were too slow: the device is slower than was learnt."""
+    proposed = (trial for trial in reversed(history.trials) if trial.verdict is not Verdict.MEASURED)
+    return sum(1 for _ in takewhile(lambda trial: trial.verdict is Verdict.TOO_SLOW, proposed))
 
 
 def _pool(space: Space, history: History, rng: random.Random) -> list[StudentSpec]:
