@@ -24,6 +24,7 @@ from edgekd.values.trial import History, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
+_MORE = 2  # students distilled beside, each time all finalists turn out too slow
 _CHANCES = 3  # measurements that a noisy machine is given before it refuses a student
 _WORTHWHILE = 1.6  # times the latency of the fastest combination, on the student that suits it best
 
@@ -44,9 +45,7 @@ def close_the_loop(
     with workbench(job, beside=beside, name=name, out=out, teacher=teacher, data=data) as bench:
         try:
             learn_the_device(bench)
-            search(bench)
-            finish_the_best(bench)
-            accepted = accept(bench)
+            accepted = find(bench)
         except BudgetError as error:
             loosest = max(current_limits(bench).values(), key=lambda limits: sum(limits.latency_ms.values()))
             refuse(bench, out, command, error, loosest)
@@ -86,10 +85,27 @@ def worthwhile(
     return tuple(combination for combination in combinations if combination in near)
 
 
-def search(bench: Workbench) -> None:
-    """Propose, time untrained, distill briefly, until enough students were distilled or none is left."""
+def find(bench: Workbench) -> Accepted:
+    """Search, finish and accept; where latency alone stood in the way, search on with what was learnt.
+
+    Raises:
+        BudgetError: no student meets the budget.
+
+    """
+    trials = bench.job.search.trials
+    for wanted in (trials, trials + _MORE, trials + 2 * _MORE):
+        search(bench, wanted)
+        finish_the_best(bench)
+        if accepted := accept(bench):
+            return accepted
+        if bench.history().with_verdict(Verdict.INACCURATE):
+            break  # fast enough, and not good enough: more of the same would not change that
+    raise _refusal("no finished student meets the budget", bench.history(), current_limits(bench))
+
+
+def search(bench: Workbench, wanted: int) -> None:
+    """Propose, time untrained, distill briefly, until `wanted` students were distilled or none is left."""
     limits = {runtime: screening(limit) for runtime, limit in current_limits(bench).items()}
-    wanted = bench.job.search.trials
     while len(promising(bench.history())) < wanted and _refused(bench.history()) < 3 * wanted:
         proposal = propose(bench.space, bench.history(), limits, seed=bench.seed)
         if proposal is None:
@@ -102,16 +118,27 @@ def search(bench: Workbench) -> None:
 
 
 def finish_the_best(bench: Workbench) -> None:
-    """Distill the finalists fully, best first, and judge every variant worth compiling."""
-    history = bench.history()
+    """Distill the finalists fully, best first, and judge every variant worth compiling.
+
+    A finalist that turns out too slow, or diverges, gives its place to the next.
+    """
     unfinished = (Verdict.MEASURED, Verdict.PROMISING)
-    finished = {trial.proposal.spec for trial in history.trials if trial.verdict not in unfinished}
-    for trial in promising(history)[: bench.job.search.finalists]:
-        if trial.proposal.spec not in finished:
+    for trial in promising(bench.history()):
+        history = bench.history()
+        if len(_fast_enough(history)) >= bench.job.search.finalists:
+            break
+        if trial.proposal.spec not in {
+            t.proposal.spec for t in history.trials if t.verdict not in unfinished
+        }:
             log.info("distilling fully: %s", trial.proposal.spec)
             for variant in finish(bench, trial.proposal.spec, variants(bench, trial)):
                 combination = f"{variant.proposal.runtime}/{variant.proposal.precision.value}"
                 log.info("  %s: %s %s", combination, variant.verdict.value, _outcome(variant))
+
+
+def _fast_enough(history: History) -> set[StudentSpec]:
+    """Return the finished students that meet the latency budget, whatever their accuracy."""
+    return {trial.proposal.spec for trial in (*_standing(history), *history.with_verdict(Verdict.INACCURATE))}
 
 
 def variants(bench: Workbench, trial: Trial) -> tuple[tuple[str, Precision], ...]:
@@ -122,7 +149,7 @@ def variants(bench: Workbench, trial: Trial) -> tuple[tuple[str, Precision], ...
     return tuple(combination for combination in bench.combinations() if combination in wanted | parents)
 
 
-def accept(bench: Workbench) -> Accepted:
+def accept(bench: Workbench) -> Accepted | None:
     """Measure the most accurate fitting student again, in fresh processes; the next one if it does not hold."""
     while standing := _standing(bench.history()):
         best = max(standing, key=_preference)
@@ -136,7 +163,7 @@ def accept(bench: Workbench) -> Accepted:
             log.info("  over its limit on a noisy machine: measuring again")
         why = "did not hold when measured again: " + "; ".join(judged.breaches)
         bench.record(replace(best, verdict=Verdict.TOO_SLOW, why=why, latency=judged.latency))
-    raise _refusal("no finished student meets the budget", bench.history(), current_limits(bench))
+    return None
 
 
 def _standing(history: History) -> list[Trial]:

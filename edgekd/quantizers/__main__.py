@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2 or arguments[0] != "--memory-mib" or not arguments[1].isdigit():  # noqa: PLR2004 - a flag and its value
         raise UsageError("the quantiser takes --memory-mib N", mend="let edgekd start it")
     limit_memory(int(arguments[1]))
+    # NNCF imports torch where it finds it: three seconds and 250 MB that a model of OpenVINO's has no use for.
+    sys.modules["torch"] = cast("ModuleType", None)
     # OpenVINO's packages report to their maker when they find this one.
     sys.modules["openvino_telemetry"] = cast("ModuleType", None)
     warnings.simplefilter("ignore")  # the libraries' own, to nobody

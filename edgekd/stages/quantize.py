@@ -22,7 +22,7 @@ _TIMEOUT_S = 900.0
 class Quantizers:
     """The child process that quantises: started at the first order, kept for the next ones.
 
-    Quantisers parse models and load torch; a process of their own keeps both away from the run.
+    Quantisers parse models; a process of their own keeps that away from the run.
     """
 
     def __init__(self, memory_mib: int = 8192) -> None:
