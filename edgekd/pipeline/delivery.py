@@ -172,6 +172,7 @@ def _report(bench: Workbench, command: str, made: Bundle, judged: Judged) -> Rep
         name=bench.name,
         history=bench.history(),
         limits_ms=judged.limits.latency_ms,
+        confidence=judged.limits.confidence,
         command=command,
         manifest=made.manifest,
         latency=judged.latency,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, sqrt
 from pathlib import Path
 
 from edgekd.errors import BudgetError
@@ -150,9 +151,9 @@ def variants(bench: Workbench, trial: Trial) -> tuple[tuple[str, Precision], ...
 
 
 def accept(bench: Workbench) -> Accepted | None:
-    """Measure the most accurate fitting student again, in fresh processes; the next one if it does not hold."""
+    """Measure the best fitting file again, in fresh processes; the next one if it does not hold."""
     while standing := _standing(bench.history()):
-        best = max(standing, key=_preference)
+        best = _best(standing, len(bench.task.validation), bench.job.budget.confidence)
         assert best.engine is not None  # noqa: S101 - FITS trials have one
         for _ in range(_CHANCES):
             (judged,) = judge(bench, [best.engine], FULL)
@@ -164,6 +165,20 @@ def accept(bench: Workbench) -> Accepted | None:
         why = "did not hold when measured again: " + "; ".join(judged.breaches)
         bench.record(replace(best, verdict=Verdict.TOO_SLOW, why=why, latency=judged.latency))
     return None
+
+
+def _best(standing: list[Trial], samples: int, confidence: float) -> Trial:
+    """Return the fastest of those whose accuracy is within a standard error of the highest.
+
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3): a difference that the validation images
+    cannot tell from chance is not worth latency.
+    """
+    highest = max(trial.accuracy or 0.0 for trial in standing)
+    error = sqrt(highest * (1 - highest) / samples)
+    equals = [trial for trial in standing if (trial.accuracy or 0.0) >= highest - error]
+    return min(
+        equals, key=lambda trial: trial.latency.upper_bound(99.0, confidence) if trial.latency else inf
+    )
 
 
 def _standing(history: History) -> list[Trial]:

@@ -182,7 +182,7 @@ def _without_slow_int8(trials: list[Trial]) -> list[Trial]:
         parent_ms = p50_ms.get((runtime, Precision.FP32))
         own_ms = p50_ms.get((runtime, precision))
         if precision is Precision.INT8 and parent_ms and own_ms and own_ms >= parent_ms:
-            why = f"slower than its fp32 parent: p50 {own_ms:.3f} ms against {parent_ms:.3f} ms"
-            trial = replace(trial, verdict=Verdict.TOO_SLOW, why=why)  # noqa: PLW2901 - the same trial, judged
+            why = f"not faster than its fp32 parent: p50 {own_ms:.3f} ms against {parent_ms:.3f} ms"
+            trial = replace(trial, verdict=Verdict.NO_GAIN, why=why)  # noqa: PLW2901 - the same trial, judged
         kept.append(trial)
     return kept

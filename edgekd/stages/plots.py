@@ -44,6 +44,7 @@ _KINDS = {  # name in the legend, marker, face, edge
     Verdict.FITS.value: ("fits", "o", _GOOD, _GOOD),
     Verdict.INACCURATE.value: ("below the accuracy allowed", "o", _WARM, _WARM),
     Verdict.TOO_SLOW.value: ("too slow", "o", _BAD, _BAD),
+    Verdict.NO_GAIN.value: ("int8 without gain", "o", _PAPER, _MUTED),
     Verdict.UNBUILDABLE.value: ("differs from torch", "s", _BAD, _BAD),
     Verdict.PROMISING.value: ("distilled briefly", "o", _PAPER, _ACCENT),
     Verdict.DIVERGED.value: ("diverged", "s", _MUTED, _MUTED),

@@ -20,7 +20,7 @@ from edgekd.values.trial import History, Trial, Verdict
 _NONE = "\N{EN DASH}"
 _TONES = {
     Verdict.FITS: "good", Verdict.PROMISING: "accent", Verdict.MEASURED: "muted", Verdict.INACCURATE: "warm",
-    Verdict.TOO_SLOW: "bad", Verdict.UNBUILDABLE: "bad", Verdict.DIVERGED: "bad",
+    Verdict.TOO_SLOW: "bad", Verdict.UNBUILDABLE: "bad", Verdict.DIVERGED: "bad", Verdict.NO_GAIN: "muted",
 }  # fmt: skip
 
 

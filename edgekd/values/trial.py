@@ -18,6 +18,7 @@ class Verdict(Enum):
     UNBUILDABLE = "unbuildable"
     DIVERGED = "diverged"
     PROMISING = "promising"  # fast enough, distilled briefly
+    NO_GAIN = "no gain"  # an int8 file that is not faster than its float parent
     INACCURATE = "inaccurate"  # fits the latency, breaks the accuracy floor
     FITS = "fits"
 
