@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,10 @@ from edgekd.students import costs
 from edgekd.values.budget import Limits
 from edgekd.values.model import Precision
 from edgekd.values.student import StudentSpec
-from edgekd.values.trial import History, Trial
+from edgekd.values.trial import History, Trial, Verdict
 
 LEAST_TRIALS = 3
+_MOST_CORRECTION = 2.0
 _STRETCH = 1.05  # of the median, by the slow drift of a machine
 _PRIOR_SPREAD = 0.15  # relative error assumed where there are too few trials to tell
 
@@ -42,13 +43,14 @@ class Predictor:
 
     models: dict[tuple[str, Precision], LatencyModel]
     jitter_ms: float  # between the median and what is held against the budget, typical of this device
+    correction: float = 1.0  # what proposed students turned out to take / what was expected of them
 
     def expected_ms(
         self, spec: StudentSpec, runtime: str, precision: Precision, *, channels: int, classes: int
     ) -> float:
         """Return what will be held against the budget, in ms."""
         model = self.models[runtime, precision]
-        return _STRETCH * model.p50_ms(spec, channels, classes) + self.jitter_ms
+        return self.correction * (_STRETCH * model.p50_ms(spec, channels, classes) + self.jitter_ms)
 
 
 def predict(history: History, limits: dict[str, Limits], *, channels: int, classes: int) -> Predictor:
@@ -60,7 +62,8 @@ def predict(history: History, limits: dict[str, Limits], *, channels: int, class
     models = {
         key: _fitted(group, channels, classes) for key, group in groups.items() if len(group) >= LEAST_TRIALS
     }
-    return Predictor(models=models, jitter_ms=_jitter_ms(timed, limits))
+    found = Predictor(models=models, jitter_ms=_jitter_ms(timed, limits))
+    return replace(found, correction=_correction(found, timed, limits, channels, classes))
 
 
 def _fitted(trials: list[Trial], channels: int, classes: int) -> LatencyModel:
@@ -82,6 +85,31 @@ def _prices(rows: npt.NDArray[np.float64], p50_ms: npt.NDArray[np.float64]) -> n
     return np.asarray(prices / scale)
 
 
+def _correction(
+    found: Predictor, timed: list[Trial], limits: dict[str, Limits], channels: int, classes: int
+) -> float:
+    """Return by how much proposals exceed their expectation; at least 1.
+
+    A search picks the students that are underestimated most, so what probes have taught is too kind to its picks.
+    """
+    ratios = []
+    for trial in timed:
+        runtime, precision = trial.proposal.runtime, trial.proposal.precision
+        proposed = trial.verdict in (Verdict.TOO_SLOW, Verdict.PROMISING) and trial.engine is None
+        if proposed and (runtime, precision) in found.models and runtime in limits:
+            spec = trial.proposal.spec
+            expected_ms = found.expected_ms(spec, runtime, precision, channels=channels, classes=classes)
+            ratios.append(_held_ms(trial, limits[runtime]) / expected_ms)
+    finite = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return float(np.clip(np.quantile(finite, 0.6), 1.0, _MOST_CORRECTION)) if finite else 1.0
+
+
+def _held_ms(trial: Trial, limit: Limits) -> float:
+    """Return what is held against a limit, in ms."""
+    assert trial.latency is not None  # noqa: S101 - the caller has looked
+    return limit.tightness(trial.latency) * min(limit.latency_ms.values())
+
+
 def _jitter_ms(trials: list[Trial], limits: dict[str, Limits]) -> float:
     """Return by how much the budget's own bound typically lies above the median: interrupts, cold caches.
 
@@ -91,8 +119,7 @@ def _jitter_ms(trials: list[Trial], limits: dict[str, Limits]) -> float:
     for trial in trials:
         limit = limits.get(trial.proposal.runtime)
         if trial.latency and limit:
-            held_ms = limit.tightness(trial.latency) * min(limit.latency_ms.values())
-            gaps_ms.append(max(0.0, held_ms - _STRETCH * trial.latency.percentile(50)))
+            gaps_ms.append(max(0.0, _held_ms(trial, limit) - _STRETCH * trial.latency.percentile(50)))
     finite = [gap_ms for gap_ms in gaps_ms if np.isfinite(gap_ms)]
     # The quieter half: what a busy moment added to the others is not a property of the students.
     return float(np.quantile(finite, 0.25)) if finite else 0.0

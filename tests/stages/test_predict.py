@@ -114,3 +114,21 @@ def test_no_price_is_negative_however_odd_the_measurements() -> None:
     odd = History(trials=tuple(timed(spec, float(ms)) for spec, ms in zip(specs, rng.uniform(0.1, 9, 8))))
     model = predict(odd, LIMITS, channels=3, classes=10).models["openvino", Precision.FP32]
     assert min(model.prices) >= 0
+
+
+def test_proposals_that_took_longer_than_expected_raise_what_is_expected_of_the_next() -> None:
+    probed = history_of(12)
+    specs = probes(SPACE, 15, seed=3)[-3:]
+    picks = [replace(timed(s, 1.5 * device_ms(s)), verdict=Verdict.TOO_SLOW) for s in specs]
+    before = predict(probed, LIMITS, channels=3, classes=10)
+    after = predict(History(trials=(*probed.trials, *picks)), LIMITS, channels=3, classes=10)
+    assert before.correction == 1.0
+    assert 1.1 < after.correction <= 2.0
+
+
+def test_proposals_that_took_less_than_expected_make_nobody_careless() -> None:
+    probed = history_of(12)
+    picks = [
+        replace(timed(s, 0.5 * device_ms(s)), verdict=Verdict.PROMISING) for s in probes(SPACE, 3, seed=3)
+    ]
+    assert predict(History(trials=(*probed.trials, *picks)), LIMITS, channels=3, classes=10).correction == 1.0

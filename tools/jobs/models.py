@@ -20,15 +20,15 @@ def resnet20() -> nn.Module:
 def digits_teacher() -> nn.Module:
     """A wide residual network (Zagoruyko and Komodakis 2016) for 1x8x8 and 10 classes."""
     return nn.Sequential(
-        nn.Conv2d(1, 64, 3, padding=1, bias=False),
-        *(WideBlock(64, 64) for _ in range(3)),
-        WideBlock(64, 128, stride=2),
-        *(WideBlock(128, 128) for _ in range(2)),
-        nn.BatchNorm2d(128),
+        nn.Conv2d(1, 80, 3, padding=1, bias=False),
+        *(WideBlock(80, 80) for _ in range(3)),
+        WideBlock(80, 160, stride=2),
+        *(WideBlock(160, 160) for _ in range(2)),
+        nn.BatchNorm2d(160),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(128, 10),
+        nn.Linear(160, 10),
     )
 
 
