@@ -16,7 +16,7 @@ from edgekd.errors import BuildError, DeviceError, ModelError, WorkerDied
 from edgekd.timing import trust
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import Load
-from edgekd.values.latency import Latency, Protocol
+from edgekd.values.latency import Latency, Launch, Protocol
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     CompileOrder,
@@ -183,8 +183,9 @@ class LocalDevice:
         """One process an engine, all alive together; in each round every engine gets one turn."""
         with ExitStack() as stack:
             children = [stack.enter_context(self._child(engine.threads)) for engine in engines]
-            for child, engine in zip(children, engines):
-                self._open(child, engine)
+            for child, engine, run in zip(children, engines, runs):
+                opened = self._open(child, engine)
+                run.launches.append(Launch(open_ms=opened.open_ms, memory_mib=opened.memory_mib))
             for child, engine in zip(children, engines):
                 warm = WarmUpOrder(least_ms=protocol.warmup_ms, seed=seed)
                 with _naming(engine):
@@ -210,6 +211,7 @@ class _Run:
     """The blocks of one engine, in run order over all launches."""
 
     blocks: list[SampleReply] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
 
     def latency(self, engine: Engine, protocol: Protocol) -> Latency:
         wall_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.wall_ns)
@@ -229,6 +231,8 @@ class _Run:
             samples_ms=wall_ms,
             cpu_ms=cpu_ms,
             preempted=preempted,
+            block_sizes=tuple(len(block.wall_ns) for block in self.blocks),
+            launches=tuple(self.launches),
             protocol=protocol,
             conditions=conditions,
             trust=verdict,

@@ -22,6 +22,14 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What a fresh process took to be ready for its first answer."""
+
+    open_ms: float  # reading, compiling and the first inference
+    memory_mib: float  # growth of its resident memory meanwhile
+
+
+@dataclass(frozen=True, kw_only=True)
 class Latency:
     """Wall-clock inference times in run order, input copy and output copy included.
 
@@ -35,6 +43,8 @@ class Latency:
     conditions: Conditions
     trust: Trust
     preempted: tuple[bool, ...] = ()  # of the same inferences; empty where it is not known
+    block_sizes: tuple[int, ...] = ()  # samples of each turn, in run order over all launches
+    launches: tuple[Launch, ...] = ()  # in order
 
     @cached_property
     def undisturbed_ms(self) -> tuple[float, ...]:
