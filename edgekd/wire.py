@@ -104,14 +104,18 @@ def _answer(handlers: Mapping[str, Handler], name: str, body: Any) -> dict[str, 
 class Child:
     """A child process that carries out orders; a context manager that ends it."""
 
-    def __init__(self, module: str, *, memory_mib: int = 8192, threads: int | None = None) -> None:
+    def __init__(
+        self, module: str, *, memory_mib: int = 8192, threads: int | None = None, runtime: str = ""
+    ) -> None:
+        """Start it; a `runtime` named here is imported at once, while others start too."""
         self._name = module
         self._asked = 0
         self._closed = False
         self._buffer = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        flags = ["--memory-mib", str(memory_mib), *(["--runtime", runtime] if runtime else [])]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, _ROOT, module, "--memory-mib", str(memory_mib)],
+            [sys.executable, "-c", _START, _ROOT, module, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,18 +1,30 @@
 """A shipped fake: real outputs from the ONNX reference, and a clock of its own that only inference moves.
 
 It lets a whole run be rehearsed anywhere, at once, with the same result each time. Its latency follows the
-graph (multiply-accumulates, nodes, precision), so that what is smaller is faster, as on a real device.
+graph (multiply-accumulates, nodes, precision), so that what is smaller is faster, as on a real device. Its noise
+follows from the file and from the inputs, so that launches differ, and the same launch is always the same.
+
+What goes wrong on real devices can be rehearsed too, by an entry in the .onnx file's `metadata_props`:
+
+    rehearsal.slowdown           how many times as long an inference takes
+    rehearsal.noise              standard deviation of the logarithm of its time, instead of 0.01
+    rehearsal.throttle           "every:factor": one stretch of 50 inferences in `every` takes `factor` times as
+                                 long, and counts as one throttle event
+    rehearsal.always_throttled   "1": every inference counts as a throttle event; the clock stays as it is
+    rehearsal.nan_after          after so many inferences every floating-point answer is NaN
+    rehearsal.crash_after        after so many inferences the process ends at once
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +45,8 @@ Array = NDArray[Any]
 _MACS_PER_NS = {Precision.FP32: 20.0, Precision.BF16: 30.0, Precision.INT8: 60.0}
 _CALL_NS, _NODE_NS = 4_000, 1_000
 _NOISE = 0.01  # standard deviation of the logarithm
+_STRETCH = 50  # inferences that throttling slows together
+_KNOBS = "rehearsal."
 _TAIL, _TAIL_FACTOR = 0.01, 1.08  # one inference in a hundred takes so much longer
 _KEPT = 16  # answers remembered: the timing loop asks the same few questions again and again
 _FREE = {"QuantizeLinear", "DequantizeLinear", "Constant", "Identity"}  # what a runtime fuses away
@@ -131,23 +145,26 @@ class RehearsalSession:
         )
         self._evaluator = reference(model)
         self._latency_ns = _latency_ns(model, self.signature, engine)
-        self._chance = random.Random(engine.model.file.sha256)  # noqa: S311 - noise, not a secret
+        self._knobs = _knobs(model)
+        self._sha256 = engine.model.file.sha256
+        self._chance = random.Random(self._sha256)  # noqa: S311 - noise, not a secret
         self._kept: dict[bytes, list[Any]] = {}
-        self._now_ns = 0
+        self._now_ns = self._done = self._throttles = 0
         self._threads = engine.threads
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Compute the outputs and let the clock pass."""
         self._check(feeds)
-        key = _key(feeds)
-        if key not in self._kept:
-            if len(self._kept) >= _KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = self._evaluator.run(None, dict(feeds))
+        answers = self._answers(feeds)
         slow = _TAIL_FACTOR if self._chance.random() < _TAIL else 1.0
-        self._now_ns += round(self._latency_ns * slow * math.exp(self._chance.gauss(0.0, _NOISE)))
+        slow *= math.exp(self._chance.gauss(0.0, self._knobs.noise)) * self._held_back()
+        self._now_ns += round(self._latency_ns * self._knobs.slowdown * slow)
+        self._done += 1
+        if self._knobs.crash_after is not None and self._done > self._knobs.crash_after:
+            os._exit(1)
         names = [spec.name for spec in self.signature.outputs]
-        return {name: np.array(answer) for name, answer in zip(names, self._kept[key])}
+        spoilt = self._knobs.nan_after is not None and self._done > self._knobs.nan_after
+        return {name: _spoilt(answer) if spoilt else np.array(answer) for name, answer in zip(names, answers)}
 
     def clock_ns(self) -> int:
         """Time passed in inference."""
@@ -157,6 +174,27 @@ class RehearsalSession:
         """CPU time of all its threads, which are never idle."""
         return self._now_ns * self._threads
 
+    def throttle_count(self) -> int:
+        """Count the throttle events that the file asked for."""
+        return self._throttles
+
+    def _answers(self, feeds: Tensors) -> list[Any]:
+        key = _key(feeds)
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = self._evaluator.run(None, dict(feeds))
+            self._chance.seed(f"{self._sha256}/{key.hex()}")  # other inputs come with another launch
+        return self._kept[key]
+
+    def _held_back(self) -> float:
+        """Return how many times slower this inference is for being throttled, and count the event."""
+        every, factor = self._knobs.throttle
+        stretch, at = divmod(self._done, _STRETCH)
+        throttled = every > 0 and stretch % every == every - 1
+        self._throttles += self._knobs.always_throttled or (throttled and at == 0)
+        return factor if throttled else 1.0
+
     def _check(self, feeds: Tensors) -> None:
         """Refuse what a real runtime would refuse; the reference evaluator takes anything."""
         for spec in self.signature.inputs:
@@ -165,6 +203,47 @@ class RehearsalSession:
                 raise ValueError(
                     f"{spec.name!r} is {spec.dtype} {spec.shape}, not {given.dtype} {given.shape}"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Knobs:
+    slowdown: float = 1.0
+    noise: float = _NOISE
+    throttle: tuple[int, float] = (0, 1.0)  # one stretch in so many, how many times as slow
+    always_throttled: bool = False
+    nan_after: int | None = None  # inferences
+    crash_after: int | None = None
+
+
+def _knobs(model: onnx.ModelProto) -> _Knobs:
+    given = {entry.key: entry.value for entry in model.metadata_props}
+    given = {key.removeprefix(_KNOBS): value for key, value in given.items() if key.startswith(_KNOBS)}
+    every, _, factor = given.pop("throttle", "0:1").partition(":")
+    try:
+        knobs = _Knobs(
+            slowdown=float(given.pop("slowdown", 1.0)),
+            noise=float(given.pop("noise", _NOISE)),
+            throttle=(int(every), float(factor)),
+            always_throttled=given.pop("always_throttled", "0") == "1",
+            nan_after=_count(given.pop("nan_after", None)),
+            crash_after=_count(given.pop("crash_after", None)),
+        )
+    except ValueError as error:
+        raise BuildError("the file's entries for the rehearsal cannot be read", cause=str(error)) from error
+    if given:
+        raise BuildError(
+            f"the rehearsal knows no entry {_KNOBS + min(given)!r}", mend="see its module's text"
+        )
+    return knobs
+
+
+def _count(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+def _spoilt(answer: Any) -> Array:
+    array = np.array(answer)
+    return np.full_like(array, np.nan) if array.dtype.kind == "f" else array
 
 
 def _latency_ns(model: onnx.ModelProto, signature: Signature, engine: Engine) -> float:

@@ -14,8 +14,8 @@ import numpy as np
 from edgekd import backends
 from edgekd.errors import BuildError, DeviceError, ModelError, WorkerDied
 from edgekd.timing import trust
+from edgekd.timing.conditions import over_blocks
 from edgekd.values.artifact import Artifact
-from edgekd.values.conditions import Load
 from edgekd.values.latency import Latency, Launch, Protocol
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
@@ -39,6 +39,7 @@ from edgekd.wire import Child
 _WORKER = "edgekd.worker"
 _PROBE_TIMEOUT_S = 60.0
 _ROW_TIMEOUT_S = 1.0
+_MOST_TRIES = 3  # inferences for each sample, where others take the core
 
 
 class LocalDevice:
@@ -140,7 +141,7 @@ class LocalDevice:
         order = InferOrder(
             inputs={name: _absolute(file) for name, file in inputs.items()}, folder=folder.resolve()
         )
-        with self._clocked(), self._child() as child:
+        with self._clocked(), self._child(engine) as child:
             self._open(child, engine)
             rows = max((_rows(file) for file in inputs.values()), default=0)
             with _naming(engine):
@@ -153,9 +154,11 @@ class LocalDevice:
     def _timeout_s(self) -> float:
         return self._target.profile.build_timeout_s
 
-    def _child(self, threads: int | None = None) -> Child:
-        memory_mib = self._target.profile.memory_mib
-        return Child(_WORKER, memory_mib=memory_mib, threads=threads or self._target.threads)
+    def _child(self, engine: Engine | None = None) -> Child:
+        memory_mib, threads = self._target.profile.memory_mib, self._target.threads
+        if engine is None:
+            return Child(_WORKER, memory_mib=memory_mib, threads=threads)
+        return Child(_WORKER, memory_mib=memory_mib, threads=engine.threads, runtime=engine.runtime)
 
     def _probe(self, runtime: str) -> ProbeReply | RuntimeHealth:
         with self._child() as child:
@@ -181,8 +184,12 @@ class LocalDevice:
         seed: int,
     ) -> None:
         """One process an engine, all alive together; in each round every engine gets one turn."""
+        order = SampleOrder(
+            samples=protocol.samples, period_ms=protocol.period_ms, soak_s=protocol.soak_s / protocol.blocks
+        )
         with ExitStack() as stack:
-            children = [stack.enter_context(self._child(engine.threads)) for engine in engines]
+            children = [stack.enter_context(self._child(engine)) for engine in engines]
+            self._await_start(children, engines)
             for child, engine, run in zip(children, engines, runs):
                 opened = self._open(child, engine)
                 run.launches.append(Launch(open_ms=opened.open_ms, memory_mib=opened.memory_mib))
@@ -190,12 +197,19 @@ class LocalDevice:
                 warm = WarmUpOrder(least_ms=protocol.warmup_ms, seed=seed)
                 with _naming(engine):
                     child.ask("warm_up", warm, Done, timeout_s=self._timeout_s)
+            timeout_s = self._timeout_s + order.soak_s + _MOST_TRIES * order.samples * order.period_ms / 1e3
             for _ in range(protocol.blocks):
                 for at in turns.sample(range(len(engines)), len(engines)):
-                    order = SampleOrder(samples=protocol.samples)
                     with _naming(engines[at]):
-                        reply = children[at].ask("sample", order, SampleReply, timeout_s=self._timeout_s)
+                        reply = children[at].ask("sample", order, SampleReply, timeout_s=timeout_s)
                     runs[at].blocks.append(reply)
+
+    def _await_start(self, children: Sequence[Child], engines: Sequence[Engine]) -> None:
+        """Let every child finish importing, all at once, so that none of it falls into another's opening."""
+        if len(children) > 1:
+            for child, engine in zip(children, engines):
+                with _naming(engine):
+                    child.ask("probe", ProbeOrder(runtimes=()), ProbeReply, timeout_s=_PROBE_TIMEOUT_S)
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:
@@ -217,48 +231,44 @@ class _Run:
         wall_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.wall_ns)
         cpu_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.cpu_ns)
         preempted = tuple(one for block in self.blocks for one in block.preempted)
-        conditions = replace(self.blocks[-1].conditions, load=self._load())
+        sizes = tuple(len(block.wall_ns) for block in self.blocks)
+        loads = [block.conditions.load for block in self.blocks]
+        load = over_blocks(loads, [sum(block.wall_ns) for block in self.blocks])
+        conditions = replace(self.blocks[-1].conditions, load=load)
         verdict = trust.judge(
             wall_ms,
             cpu_ms,
             preempted,
-            blocks=len(self.blocks),
-            load=conditions.load,
+            block_sizes=sizes,
+            launches=len(self.launches),
+            load=load,
             cores=conditions.hardware.cores,
             threads=engine.threads,
+            steady=all(block.steady for block in self.blocks),
         )
         return Latency(
             samples_ms=wall_ms,
             cpu_ms=cpu_ms,
             preempted=preempted,
-            block_sizes=tuple(len(block.wall_ns) for block in self.blocks),
+            block_sizes=sizes,
             launches=tuple(self.launches),
             protocol=protocol,
             conditions=conditions,
             trust=verdict,
         )
 
-    def _load(self) -> Load:
-        """Average what others did over the blocks, each by its length."""
-        weights = [sum(block.wall_ns) for block in self.blocks]
-        loads = [block.conditions.load for block in self.blocks]
-        total = sum(weights) or 1
-        return replace(
-            loads[-1],
-            others_percent=sum(w * load.others_percent for w, load in zip(weights, loads)) / total,
-            steal_percent=sum(w * load.steal_percent for w, load in zip(weights, loads)) / total,
-            involuntary_switches=sum(load.involuntary_switches for load in loads),
-        )
-
 
 @contextmanager
 def _naming(engine: Engine) -> Iterator[None]:
-    """Turn a worker's death into a build error that names the engine."""
+    """Make a worker's death, and an error that names no file, a build error that names the engine."""
+    name = engine.model.file.path.name
     try:
         yield
-    except WorkerDied as error:
-        what = f"{engine.name} cannot run {engine.model.file.path.name}"
-        raise BuildError(what, cause=f"{error.what}: {error.cause}"[:1000], mend=error.mend) from error
+    except (WorkerDied, BuildError) as error:
+        if isinstance(error, BuildError) and (name in error.what or engine.name in error.what):
+            raise
+        cause = f"{error.what}: {error.cause}"[:1000]
+        raise BuildError(f"{engine.name} cannot run {name}", cause=cause, mend=error.mend) from error
 
 
 def _located(engine: Engine) -> Engine:

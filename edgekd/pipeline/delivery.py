@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from edgekd.values.artifact import Artifact
 from edgekd.values.budget import Limits
 from edgekd.values.bundle import Accuracies, Bundle, BundleContent, Shipped, summarise
 from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.latency import Latency
 from edgekd.values.model import Engine, Precision
 from edgekd.values.outcome import ChosenStudent, Outcome
 from edgekd.values.trial import History, Trial, Verdict
@@ -48,6 +49,7 @@ class Accepted:
 
     trial: Trial
     judged: Judged
+    modes: dict[str, Latency] = field(default_factory=dict)  # otherwise than back to back, where asked for
 
     @property
     def engine(self) -> Engine:
@@ -59,7 +61,7 @@ def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Ou
     """Measure the test metric of what ships, then write the bundle and the report."""
     spec, judged = accepted.trial.proposal.spec, accepted.judged
     checkpoint = distilled(bench, spec, accepted.trial.epochs)
-    shipped = [_shipped(bench, judged, accepted, checkpoint)]
+    shipped = [replace(_shipped(bench, judged, accepted, checkpoint), modes=accepted.modes)]
     shipped += [
         _shipped(bench, other, accepted, checkpoint) for other in _portable(bench, accepted, checkpoint)
     ]
@@ -193,6 +195,7 @@ def _outcome(bench: Workbench, made: Bundle, page: Path, judged: Judged, accepte
             spec=accepted.trial.proposal.spec, precision=engine.precision, runtime=engine.runtime
         ),
         latency_ms=summarise(judged.latency, confidence),
+        modes={name: summarise(latency, confidence) for name, latency in accepted.modes.items()},
         teacher_latency_ms=summarise(judged.teacher, confidence),
         budget=judged.limits.latency_ms,
         accuracy=made.manifest.accuracy,

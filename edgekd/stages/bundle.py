@@ -188,14 +188,16 @@ def _copied(fresh: Path, model: Model, name: str) -> tuple[str, ...]:
 
 
 def _deployment(shipped: Shipped, placed: dict[str, tuple[str, ...]], content: BundleContent) -> Deployment:
+    confidence = content.limits.confidence
     return Deployment(
         runtime=shipped.engine.runtime,
         precision=shipped.engine.precision,
         threads=shipped.engine.threads,
         files=placed[shipped.engine.model.file.sha256],
-        latency=summarise(shipped.latency, content.limits.confidence),
+        latency=summarise(shipped.latency, confidence),
         accuracy=shipped.accuracy,
         parity=shipped.parity,
+        modes={name: summarise(latency, confidence) for name, latency in shipped.modes.items()},
     )
 
 

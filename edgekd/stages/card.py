@@ -28,6 +28,7 @@ _DEPLOYMENT_HEAD = (
 def _opening(manifest: Manifest) -> str:
     accuracy, accepted = manifest.accuracy, manifest.accepted
     limits = ", ".join(f"{name} {limit:.3f} ms" for name, limit in manifest.limits_ms.items())
+    modes = "".join(f"- Latency, {name}: {_bounded(one)}.\n" for name, one in accepted.modes.items())
     drop = (accuracy.teacher - accuracy.student) * 100
     return (
         f"# {_safe(manifest.name)}\n\n"
@@ -35,6 +36,7 @@ def _opening(manifest: Manifest) -> str:
         f"`{_code(str(manifest.spec))}`.\n\n"
         f"- Accepted file: `{accepted.files[0]}` on {accepted.name}, {_count(accepted.threads, 'thread')}.\n"
         f"- Latency: {_bounded(accepted.latency)}; limits: {limits}.\n"
+        f"{modes}"
         f"- {_safe(accuracy.metric)} on {accuracy.test_samples} test images: {accuracy.student:.4f} "
         f"({_points(drop)} the teacher's {accuracy.teacher:.4f})."
     )
@@ -43,12 +45,14 @@ def _opening(manifest: Manifest) -> str:
 def _measured_how(latency: LatencySummary) -> str:
     hardware, software = latency.conditions.hardware, latency.conditions.software
     reasons = f": {'; '.join(latency.trust.reasons)}" if latency.trust.reasons else ""
+    p99 = latency.p99_disturbed
+    disturbed = f" (p99 with them {p99:.3f} ms)" if latency.preempted and p99 is not None else ""
     return (
         f"Wall-clock time of one inference at batch 1, input and output copies included, in {latency.samples} "
         f"samples over {_count(latency.protocol.launches, 'fresh process', 'fresh processes')} on "
         f"{_safe(hardware.processor)} ({hardware.cores} cores, {_safe(software.system)} "
         f"{_safe(software.kernel)}); {latency.preempted} more, which lost the core to another process by the "
-        f"scheduler's own count, are left out. Trust: {latency.trust.verdict.value}{_safe(reasons)}. "
+        f"scheduler's own count, are left out{disturbed}. Trust: {latency.trust.verdict.value}{_safe(reasons)}. "
         f'"p99 at most" is an upper confidence bound at {latency.confidence:.0%} that assumes no distribution. '
         "On another machine, measure again: `edgekd verify` checks the files and the numerics, and "
         "`python run.py --image FILE --benchmark 500` times this one."

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from edgekd.values.budget import RANKS
 from edgekd.values.latency import Latency
 from edgekd.values.trial import Trial, Verdict
 
@@ -50,7 +51,6 @@ _KINDS = {  # name in the legend, marker, face, edge
     Verdict.DIVERGED.value: ("diverged", "s", _MUTED, _MUTED),
     Verdict.MEASURED.value: ("timed untrained", "o", _MUTED, _MUTED),
 }
-_RANKS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ def _kind(trial: Trial, *, accepted: bool) -> str:
 
 def _whisker_ms(latency: Latency, shown: Landscape) -> float:
     """Return the bound that the budget judges; where the samples are too few for it, the slowest sample."""
-    ranks = [_RANKS[name] for name in shown.limits_ms] or [99.0]
+    ranks = [RANKS[name] for name in shown.limits_ms] or [99.0]
     bound = latency.upper_bound(max(ranks), shown.confidence)
     return bound if math.isfinite(bound) else max(latency.samples_ms)
 

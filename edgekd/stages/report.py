@@ -219,6 +219,14 @@ def _figures(content: ReportContent, manifest: Manifest) -> Iterator[_Figure]:
     latency, accuracy = manifest.accepted.latency, manifest.accuracy
     for name, limit_ms in content.limits_ms.items():
         yield _limit_figure(content, latency, name, limit_ms)
+    for mode, one in manifest.accepted.modes.items():
+        bound = (
+            ""
+            if one.p99_upper is None
+            else f", at most {one.p99_upper:.3f} ms ({one.confidence:.0%} confidence)"
+        )
+        against = f"p50 {one.p50:.3f} ms{bound}"
+        yield _Figure(name=f"p99, {mode}", value=_ms(one.p99), unit="ms", against=against)
     drop = (accuracy.teacher - accuracy.student) * 100
     yield _Figure(
         name=f"{accuracy.metric} on test images",

@@ -34,6 +34,9 @@ class Session(Interface):
     def cpu_clock_ns(self) -> int:
         """CPU time of the threads that do the inference."""
 
+    def throttle_count(self) -> int:
+        """Throttle events that the session itself knows of; 0 where only the machine can tell."""
+
 
 def all_finite(outputs: Tensors) -> bool:
     """Say whether every floating-point output is free of NaN and infinity."""

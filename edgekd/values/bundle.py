@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.values.artifact import Artifact
@@ -32,7 +32,8 @@ class LatencySummary:
     protocol: Protocol
     trust: Trust
     conditions: Conditions
-    preempted: int = 0  # inferences beside the samples that lost the core to another process, in no figure
+    preempted: int = 0  # inferences beside the samples that lost the core to another process
+    p99_disturbed: float | None = None  # those included; no other figure has them
 
 
 def summarise(latency: Latency, confidence: float) -> LatencySummary:
@@ -51,6 +52,7 @@ def summarise(latency: Latency, confidence: float) -> LatencySummary:
         trust=latency.trust,
         conditions=latency.conditions,
         preempted=len(latency.samples_ms) - len(latency.undisturbed_ms),
+        p99_disturbed=latency.disturbed_percentile(99.0),
     )
 
 
@@ -85,6 +87,7 @@ class Deployment:
     latency: LatencySummary
     accuracy: float  # test metric of this very file
     parity: Parity | None = None  # against torch, on real images
+    modes: dict[str, LatencySummary] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
 
     @property
     def name(self) -> str:
@@ -140,6 +143,7 @@ class Shipped:
     latency: Latency
     accuracy: float  # test metric
     parity: Parity | None = None
+    modes: dict[str, Latency] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from edgekd.errors import UsageError
 from edgekd.values.conditions import Conditions
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Precision
+from edgekd.values.preprocess import Normalisation
 
 SCHEMA_VERSION = 1
 
@@ -57,6 +59,24 @@ class GateRules:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Question:
+    """What `edgekd check` is asked."""
+
+    models: tuple[Path, ...]  # base and candidate, files, bundles or folders of them; or the candidate alone
+    rules: GateRules = field(default_factory=GateRules)
+    base_command: str = ""  # builds the base, which is then a git revision; {out} is where its .onnx goes
+    release: Path | None = None  # the last release's file: every candidate is held against it too
+    baseline: Path | None = None  # absolute limits that were measured on this very machine
+    update: bool = False  # measure and write the baseline
+    limits_ms: dict[str, float] = field(default_factory=dict)  # by percentile, for the baseline to be written
+    runtimes: tuple[str, ...] = ()  # none: a bundle's own, or the first of the target that works
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    data: str = ""  # labelled images; empty: accuracy is not looked at
+    normalisation: Normalisation | None = None  # of those images
+    command: str = ""  # that asks this again, for the reports
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
     """How many times as slow the candidate is, with bounds that each hold at `confidence`."""
 
@@ -91,6 +111,7 @@ class Arm:
     memory_mib: float  # median growth of a fresh process until its first answer
     open_ms: float  # median start-up: reading, compiling and the first inference
     accuracy: float | None = None  # where labelled data were given
+    quantiles_ms: tuple[float, ...] = ()  # p1, p2, ... p99 of the undisturbed samples, for drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +137,7 @@ class Comparison:
     log_ratios: tuple[float, ...]  # of the pairs that count, in run order
     p_fail: float  # chance of such pairs, or slower ones, were the candidate exactly at the margin; over all looks
     reference: Ratio | None = None  # the reference model against itself, by the same method and clock
+    reference_p50_ms: float | None = None
     protocol: Protocol
     conditions: Conditions
 
@@ -136,3 +158,40 @@ class Gate:
         """The comparison that the verdict comes from: the slowest of those that have it."""
         having = [one for one in self.comparisons if one.verdict is self.verdict] or list(self.comparisons)
         return max(having, key=lambda one: one.ratio.estimate if one.ratio else 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateEntry:
+    """What the history keeps of a comparison that ended."""
+
+    time: str  # UTC, ISO 8601
+    fingerprint: str  # of the conditions
+    name: str
+    against: str  # "base", "release", "baseline"
+    runtime: str
+    base_sha256: str
+    candidate_sha256: str
+    ratio: float | None  # None where nothing could be compared
+    low: float | None  # None where the pairs were too few for a bound
+    high: float | None
+    verdict: GateVerdict
+    base_p50_ms: float
+    candidate_p50_ms: float
+    reference_p50_ms: float | None = None  # of the reference model meanwhile, where it ran
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a machine was found to resolve: a model timed against itself, for one runtime and order of latency."""
+
+    fingerprint: str  # of the conditions
+    device: str
+    runtime: str
+    reference: str  # the model that was timed
+    decade: int  # floor(log10(p50 in ms)): noise in per cent falls as inferences get longer
+    noise: float  # SD of a pair's log ratio of wall times
+    cpu_noise: float  # and of CPU times
+    p50_ms: float
+    pair_seconds: float
+    pairs: int
+    date: str  # UTC, ISO 8601

@@ -73,6 +73,8 @@ class SampleOrder:
     """Time inferences of the open engine."""
 
     samples: int
+    period_ms: float = 0.0  # one inference each so often, asleep in between; 0: back to back
+    soak_s: float = 0.0  # of untimed inferences, back to back, before the first that counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ class SampleReply:
     cpu_ns: tuple[int, ...]
     preempted: tuple[bool, ...]  # the scheduler gave the core to another process meanwhile
     conditions: Conditions
+    steady: bool = True  # the last input gave what it had given while warming up
 
 
 @dataclass(frozen=True, kw_only=True)

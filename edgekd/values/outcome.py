@@ -36,6 +36,7 @@ class Outcome:
     device_seconds: float
     train_seconds: float
     seconds: float
+    modes: dict[str, LatencySummary] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
     schema_version: int = SCHEMA_VERSION
 
 

@@ -20,3 +20,11 @@ class Preprocess:
     def channels(self) -> int:
         """1 for grey, 3 for RGB."""
         return len(self.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What is taken from pixels in [0, 1], and what they are then divided by: one value, or one a channel."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)

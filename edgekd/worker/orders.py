@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Worker:
         self._taken = ExitStack()
         self._session: Session | None = None
         self._ring: tuple[Tensors, ...] = ()
+        self._answers = sampling.Answers()
         self._sampled = 0
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -113,32 +115,47 @@ class Worker:
             mend = "raise memory_mib in the hardware profile, or use a smaller model"
             raise BuildError(f"{order.engine.name} needs more memory than it may use", mend=mend) from error
         self._session = session
-        open_ms = (time.perf_counter() - start) * 1e3 if session.real_time else session.clock_ns() / 1e6
-        grown_mib = max(0.0, conditions.memory_mib() - before_mib)
+        if session.real_time:
+            open_ms = (time.perf_counter() - start) * 1e3
+            grown_mib = max(0.0, conditions.memory_mib() - before_mib)
+        else:  # a rehearsal gives the same figures each time
+            open_ms, grown_mib = session.clock_ns() / 1e6, order.engine.model.size_bytes / (1 << 20)
         return OpenReply(signature=session.signature, open_ms=open_ms, memory_mib=grown_mib)
 
     def warm_up(self, order: WarmUpOrder) -> Done:
         """Run the open engine until it is stationary."""
         session = self._opened()
         self._ring, self._sampled = sampling.varied_inputs(session.signature, order.seed), 0
-        sampling.warm_up(session, self._ring, order.least_ms)
+        self._answers = sampling.warm_up(session, self._ring, order.least_ms)
         return Done()
 
     def sample(self, order: SampleOrder) -> SampleReply:
-        """Time inferences of the open engine."""
+        """Time inferences of the open engine, and look at what the last one answered.
+
+        Raises:
+            BuildError: that is not a finite number.
+
+        """
         session = self._opened()
         if not self._ring:
             raise UsageError("the engine is not warm", mend="order `warm_up` before `sample`")
-        before = conditions.read_counters()
-        found = sampling.sample(session, self._ring, order.samples, first=self._sampled)
+        sampling.soak(session, self._ring, order.soak_s)
+        before, throttles = conditions.read_counters(), session.throttle_count()
+        found = sampling.sample(
+            session, self._ring, order.samples, first=self._sampled, period_ms=order.period_ms
+        )
+        throttles = session.throttle_count() - throttles
         after = conditions.read_counters()
         self._sampled += len(found.wall_ns)
-        load = conditions.load_between(before, after) if session.real_time else _UNLOADED
+        load = replace(_UNLOADED, throttled=throttles)
         return SampleReply(
             wall_ns=found.wall_ns,
             cpu_ns=found.cpu_ns,
             preempted=found.preempted,
-            conditions=conditions.conditions(load),
+            conditions=conditions.conditions(
+                conditions.load_between(before, after, throttles) if session.real_time else load
+            ),
+            steady=self._answers.agree(found.asked, found.answer),
         )
 
     def infer(self, order: InferOrder) -> InferReply:

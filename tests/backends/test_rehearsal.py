@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekd import backends
+from edgekd.errors import BuildError
 from edgekd.timing.sampling import sample, varied_inputs
 from edgekd.values.model import Engine, Precision
 from tests.contracts import models
@@ -60,6 +62,62 @@ class TestRehearsal(BackendContract):
         path = models.conv_net(tmp_path / "m.onnx", width=64, side=16)
         two = models.engine(path, threads=2)
         assert median(times_ns(two)) < 0.8 * median(times_ns(self.engine(path)))
+
+    def test_other_inputs_bring_other_noise_and_the_same_ones_the_same(self, tmp_path: Path):
+        engine = self.engine(models.conv_net(tmp_path / "m.onnx"))
+
+        def launch(seed: int) -> tuple[int, ...]:
+            with backends.load("rehearsal").open(engine) as session:
+                return sample(session, varied_inputs(session.signature, seed), 50).wall_ns
+
+        assert launch(1) == launch(1) != launch(2)
+
+    def test_a_slowdown_and_noise_can_be_asked_for(self, tmp_path: Path):
+        plain = times_ns(self.engine(models.conv_net(tmp_path / "m.onnx")), 1000)
+        slow = models.rehearsing(models.conv_net(tmp_path / "s.onnx"), slowdown=1.05)
+        assert median(times_ns(self.engine(slow), 1000)) == pytest.approx(1.05 * median(plain), rel=0.005)
+        noisy = sorted(times_ns(self.engine(models.rehearsing(slow, noise=0.3)), 1000))
+        assert noisy[750] / noisy[250] > 1.3 > plain[750] / plain[250]
+
+    def test_throttling_slows_a_stretch_and_counts(self, backend: backends.Backend, tmp_path: Path):
+        path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), throttle="3:2.0", noise=0.0)
+        with backend.open(self.engine(path)) as session:
+            feeds = varied_inputs(session.signature, seed=0, count=1)[0]
+            taken, counts = [], []
+            for _ in range(6):
+                start = session.clock_ns()
+                for _ in range(50):
+                    session.run(feeds)
+                taken.append(session.clock_ns() - start)
+                counts.append(session.throttle_count())
+        assert counts == [0, 0, 1, 1, 1, 2]
+        assert taken[2] == pytest.approx(2 * taken[0], rel=0.02)
+        assert taken[3] == pytest.approx(taken[0], rel=0.02)
+
+    def test_a_device_that_throttles_all_the_time_can_be_rehearsed(
+        self, backend: backends.Backend, tmp_path: Path
+    ):
+        path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), always_throttled=1)
+        with backend.open(self.engine(path)) as session:
+            session.run(varied_inputs(session.signature, seed=0, count=1)[0])
+            assert session.throttle_count() == 1
+
+    def test_answers_spoil_after_so_many(self, backend: backends.Backend, tmp_path: Path):
+        path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), nan_after=2)
+        with backend.open(self.engine(path)) as session:
+            feeds = varied_inputs(session.signature, seed=0, count=1)[0]
+            spoilt = [bool(np.isnan(session.run(feeds)["logits"]).any()) for _ in range(4)]
+        assert spoilt == [False, False, True, True]
+
+    @pytest.mark.parametrize(
+        "knobs", [{"slowdown": "fast"}, {"throttle": "2"}, {"nan_after": 1.5}, {"sleep": 1}]
+    )
+    def test_what_it_cannot_rehearse_is_refused(
+        self, backend: backends.Backend, tmp_path: Path, knobs: dict[str, object]
+    ):
+        path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), **knobs)
+        with pytest.raises(BuildError, match="rehearsal"), backend.open(self.engine(path)):
+            pass
 
     @pytest.mark.parametrize("seed", range(3))
     def test_remembered_answers_are_the_right_ones(

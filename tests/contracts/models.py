@@ -125,6 +125,14 @@ def quantized_net(path: Path) -> Path:
     return save(path, nodes, {"image": (FLOAT, (1, 3, 8, 8))}, {"maps": (1, 4, 8, 8)}, arrays)
 
 
+def rehearsing(path: Path, **knobs: object) -> Path:
+    """Write into a model file what shall go wrong with it on the rehearsal backend."""
+    model = onnx.load(str(path))
+    helper.set_model_props(model, {f"rehearsal.{name}": str(value) for name, value in knobs.items()})
+    onnx.save(model, str(path))
+    return path
+
+
 def conv_without_weights(path: Path) -> Path:
     """Kills OpenVINO 2026.4.1 with SIGSEGV while it reads."""
     nodes = [helper.make_node("Conv", ["image"], ["maps"], kernel_shape=[3, 3])]

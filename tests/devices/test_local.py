@@ -15,6 +15,7 @@ from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import TrustVerdict
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Precision
+from edgekd.values.order import SampleOrder
 from edgekd.values.target import Profile, Target
 from edgekd.wire import Child
 from tests.contracts import models
@@ -105,13 +106,125 @@ def test_every_launch_is_a_fresh_process(
     started: list[int] = []
 
     class Watched(Child):
-        def __init__(self, module: str, *, memory_mib: int = 0, threads: int | None = None) -> None:
-            super().__init__(module, memory_mib=memory_mib, threads=threads)
+        def __init__(
+            self, module: str, *, memory_mib: int = 0, threads: int | None = None, runtime: str = ""
+        ) -> None:
+            super().__init__(module, memory_mib=memory_mib, threads=threads, runtime=runtime)
             started.append(self.pid)
 
     monkeypatch.setattr(local, "Child", Watched)
     device.time([models.engine(models.conv_net(tmp_path / "m.onnx"))], SHORT)
     assert len(set(started)) == SHORT.launches
+
+
+def test_launches_take_their_turns_in_other_orders(
+    device: LocalDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[list[str]] = []
+
+    class Watched(Child):
+        def ask(self, name: str, order: object, reply: type[R], *, timeout_s: float) -> R:
+            if name == "open":
+                self.file = order.engine.model.file.path.name
+                if self.file == "2.onnx":
+                    asked.append([])
+            if name == "sample":
+                asked[-1].append(self.file)
+            return super().ask(name, order, reply, timeout_s=timeout_s)
+
+    monkeypatch.setattr(local, "Child", Watched)
+    engines = [models.engine(models.conv_net(tmp_path / f"{width}.onnx", width=width)) for width in (2, 4)]
+    device.time(engines, Protocol(launches=2, blocks=12, samples=1, warmup_ms=0.1))
+    assert len(asked) == 2
+    assert asked[0] != asked[1]
+
+
+def test_all_workers_of_a_launch_have_started_before_the_first_opens(
+    device: LocalDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    runtimes: list[str] = []
+
+    class Watched(Child):
+        def __init__(
+            self, module: str, *, memory_mib: int = 0, threads: int | None = None, runtime: str = ""
+        ) -> None:
+            super().__init__(module, memory_mib=memory_mib, threads=threads, runtime=runtime)
+            runtimes.append(runtime)
+
+        def ask(self, name: str, order: object, reply: type[R], *, timeout_s: float) -> R:
+            asked.append(name)
+            return super().ask(name, order, reply, timeout_s=timeout_s)
+
+    monkeypatch.setattr(local, "Child", Watched)
+    engine = models.engine(models.conv_net(tmp_path / "m.onnx"))
+    device.time([engine, engine], Protocol(launches=1, blocks=1, samples=1, warmup_ms=0.1))
+    assert asked[:4] == ["probe", "probe", "open", "open"]
+    assert runtimes == ["rehearsal", "rehearsal"]
+
+
+def test_throttling_in_one_arm_is_told_of_that_arm(device: LocalDevice, tmp_path: Path):
+    engines = [
+        models.engine(models.conv_net(tmp_path / "good.onnx")),
+        models.engine(models.rehearsing(models.conv_net(tmp_path / "hot.onnx"), throttle="2:1.3")),
+    ]
+    good, hot = device.time(engines, SHORT)
+    assert not good.throttle
+    assert hot.throttle.startswith("throttled")
+    assert hot.throttle in hot.trust.reasons
+
+
+def test_an_arm_that_gives_no_number_in_the_middle_is_named(device: LocalDevice, tmp_path: Path):
+    engines = [
+        models.engine(models.conv_net(tmp_path / "good.onnx")),
+        models.engine(models.rehearsing(models.conv_net(tmp_path / "bad.onnx"), nan_after=60)),
+    ]
+    with pytest.raises(BuildError, match=r"bad\.onnx.*NaN"):
+        device.time(engines, SHORT)
+
+
+def test_an_arm_that_crashes_in_the_middle_is_named(device: LocalDevice, tmp_path: Path):
+    engines = [
+        models.engine(models.conv_net(tmp_path / "good.onnx")),
+        models.engine(models.rehearsing(models.conv_net(tmp_path / "bad.onnx"), crash_after=60)),
+    ]
+    with pytest.raises(BuildError, match=r"rehearsal/fp32 cannot run bad\.onnx"):
+        device.time(engines, SHORT)
+
+
+def test_an_answer_that_changed_is_a_reason_to_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = """
+import sys
+from edgekd.timing import sampling
+from edgekd.worker import __main__
+sampling.Answers.agree = lambda self, asked, answer: False
+__main__.main(sys.argv[1:])
+"""
+    (tmp_path / "a_worker_that_doubts.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(local, "_WORKER", "a_worker_that_doubts")
+    (latency,) = LocalDevice(target("rehearsal")).time(
+        [models.engine(models.conv_net(tmp_path / "m.onnx"))], SHORT
+    )
+    assert "another answer" in latency.trust.reasons[0]
+
+
+def test_a_period_and_a_soak_reach_the_worker(
+    device: LocalDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    orders: list[SampleOrder] = []
+
+    class Watched(Child):
+        def ask(self, name: str, order: object, reply: type[R], *, timeout_s: float) -> R:
+            if isinstance(order, SampleOrder):
+                orders.append(order)
+                assert timeout_s > order.soak_s + order.samples * order.period_ms / 1e3
+            return super().ask(name, order, reply, timeout_s=timeout_s)
+
+    monkeypatch.setattr(local, "Child", Watched)
+    protocol = Protocol(launches=1, blocks=4, samples=2, warmup_ms=0.1, period_ms=40_000.0, soak_s=600.0)
+    device.time([models.engine(models.conv_net(tmp_path / "m.onnx"))], protocol)
+    assert orders == [SampleOrder(samples=2, period_ms=40_000.0, soak_s=150.0)] * 4
 
 
 def test_inferring_gives_a_row_an_input_row(device: LocalDevice, tmp_path: Path):

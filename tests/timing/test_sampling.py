@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import BuildError, ModelError
 from edgekd.timing import sampling
-from edgekd.timing.sampling import RING, sample, varied_inputs, warm_up
+from edgekd.timing.sampling import RING, Answers, sample, soak, varied_inputs, warm_up
 from edgekd.timing.session import Tensors
 from edgekd.values.model import Signature, TensorSpec
 
@@ -41,6 +41,9 @@ class Metronome:
 
     def cpu_clock_ns(self) -> int:
         return self._now // 2
+
+    def throttle_count(self) -> int:
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,110 @@ def test_an_answer_that_is_no_number_is_a_build_error(answer: float):
     session = Metronome(1000, answer=answer)
     with pytest.raises(BuildError, match="NaN"):
         warm_up(session, varied_inputs(session.signature, 0), least_ms=1)
+
+
+def test_an_answer_that_becomes_no_number_while_it_is_timed_is_a_build_error():
+    session = Metronome(1000, answer=float("nan"))
+    with pytest.raises(BuildError, match="NaN") as caught:
+        sample(session, varied_inputs(session.signature, 0), 5)
+    assert "timed" in caught.value.cause
+
+
+def test_the_last_answer_of_a_block_comes_with_the_input_that_it_answers():
+    session = Metronome(10_000_000, answer=3.0)
+    found = sample(session, varied_inputs(session.signature, 0), 3, first=6)
+    assert found.asked == 0  # 6, 7, and round the ring
+    assert found.answer["y"].tolist() == [3.0, 3.0, 3.0]
+
+
+def floats(*values: float) -> dict[str, NDArray[Any]]:
+    return {"y": np.array(values, dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("now", "steady"),
+    [
+        (floats(1.0, 100.0), True),
+        (floats(1.05, 100.0), True),
+        (floats(1.0, 101.0), False),
+        (floats(1.0), False),
+    ],
+)
+def test_an_answer_is_the_same_within_a_thousandth_of_its_largest_value(
+    now: dict[str, NDArray[Any]],
+    steady: bool,  # noqa: FBT001
+):
+    answers = Answers()
+    answers.keep(2, floats(1.0, 100.0))
+    answers.keep(2, floats(5.0, 5.0))  # the first is what counts
+    assert answers.agree(2, now) is steady
+    assert answers.agree(3, now)  # was never asked
+
+
+def test_integers_agree_only_where_they_are_equal():
+    answers = Answers()
+    answers.keep(0, {"label": np.array([1000])})
+    assert answers.agree(0, {"label": np.array([1000])})
+    assert not answers.agree(0, {"label": np.array([1001])})
+
+
+def test_large_answers_are_not_kept():
+    answers, large = Answers(), {"y": np.zeros(1 << 18, dtype=np.float64)}
+    answers.keep(0, large)
+    assert answers.agree(0, {"y": np.ones(1 << 18, dtype=np.float64)})
+
+
+def test_warming_up_remembers_what_each_input_gave():
+    session = Metronome(1_000_000, answer=2.0)
+    answers = warm_up(session, varied_inputs(session.signature, 0), least_ms=60)
+    assert all(answers.agree(at, floats(2.0, 2.0, 2.0)) for at in range(RING))
+    assert not any(answers.agree(at, floats(2.0, 2.0, 2.1)) for at in range(RING))
+
+
+class Watch:
+    """Time that passes only in sleep."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.slept_s = 100.0, []
+        patch.setattr(sampling.time, "monotonic", lambda: self.now_s)
+        patch.setattr(sampling.time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.now_s += seconds
+
+
+def test_with_a_period_there_is_one_inference_a_tick_and_sleep_before_each(monkeypatch: pytest.MonkeyPatch):
+    watch, session = Watch(monkeypatch), Metronome(1000)
+    session.real_time = True
+    monkeypatch.setattr(sampling, "_involuntary_switches", lambda: 0)
+    found = sample(session, varied_inputs(session.signature, 0), 5, period_ms=33.0)
+    assert watch.slept_s == pytest.approx([0.033] * 5)
+    assert len(session.fed) == len(found.wall_ns) == 5  # nothing leads in: cold caches are the question
+
+
+def test_a_tick_that_was_missed_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch):
+    watch = Watch(monkeypatch)
+    pause = sampling._pacer(10.0)
+    pause()
+    watch.now_s += 0.025  # an inference of two and a half periods
+    pause()
+    pause()
+    assert watch.slept_s == pytest.approx([0.010, 0.0, 0.010])
+
+
+def test_a_session_with_a_clock_of_its_own_never_sleeps(monkeypatch: pytest.MonkeyPatch):
+    watch, session = Watch(monkeypatch), Metronome(1000)
+    sample(session, varied_inputs(session.signature, 0), 5, period_ms=33.0)
+    assert watch.slept_s == []
+
+
+def test_a_soak_runs_for_as_long_as_asked_on_a_real_clock_and_briefly_on_another():
+    session = Metronome(10_000_000)
+    session.real_time = True
+    soak(session, varied_inputs(session.signature, 0), 3.0)
+    assert session.clock_ns() == 3_000_000_000
+    rehearsed = Metronome(10)
+    soak(rehearsed, varied_inputs(rehearsed.signature, 0), 3600.0)
+    assert 0 < len(rehearsed.fed) <= 1000
+    soak(rehearsed, [], 0.0)  # none was asked for

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from edgekd.errors import ConfigError
 from edgekd.values.budget import Budget, LatencyBudget, Limits
-from edgekd.values.latency import Latency
+from edgekd.values.latency import Latency, Launch
 
 LatencyOf = Callable[[Sequence[float]], Latency]
 
@@ -32,6 +33,10 @@ def test_a_limit_is_above_zero(name: str, value: float) -> None:
         ("max_accuracy_drop", -0.1),
         ("max_accuracy_drop", 2.0),
         ("size_mb", 0.0),
+        ("memory_mb", -1.0),
+        ("open_ms", 0.0),
+        ("sustained_minutes", 0.0),
+        ("period_ms", float("nan")),
     ],
 )
 def test_a_figure_that_means_nothing_is_refused(key: str, value: float) -> None:
@@ -75,3 +80,37 @@ def test_every_limit_that_breaks_is_named(latency_of: LatencyOf) -> None:
 def test_tightness_is_the_worst_ratio_of_measured_to_allowed(latency_of: LatencyOf) -> None:
     limits = Limits(latency_ms={"p50": 4.0, "p99": 2.0}, confidence=0.95)
     assert limits.tightness(latency_of([1.0] * 1000)) == 0.5
+
+
+def test_memory_and_start_up_are_judged_by_the_median_launch(latency_of: LatencyOf) -> None:
+    launches = tuple(Launch(open_ms=ms, memory_mib=mib) for ms, mib in ((10, 4), (90, 40), (20, 5)))
+    latency = replace(latency_of([1.0] * 300), launches=launches)
+    limits = Limits(latency_ms={"p99": 2.0}, confidence=0.95, memory_mb=5.0, open_ms=15.0)
+    assert limits.breaches(latency, 0) == (
+        "memory 5.24 MB, limit 5 MB",
+        "start-up 20.00 ms, limit 15 ms",
+    )
+    assert replace(limits, memory_mb=6.0, open_ms=20.0).breaches(latency, 0) == ()
+
+
+def test_what_was_not_measured_does_not_fit(latency_of: LatencyOf) -> None:
+    limits = Limits(latency_ms={"p99": 2.0}, confidence=0.95, open_ms=15.0)
+    assert limits.breaches(latency_of([1.0] * 300), 0) == ("start-up was not measured",)
+
+
+def test_a_period_that_half_of_the_inferences_may_fill_is_refused() -> None:
+    with pytest.raises(ConfigError, match="period_ms is shorter"):
+        Budget(latency_ms=LatencyBudget(p50=40.0), period_ms=33.0)
+    assert Budget(latency_ms=LatencyBudget(p50=20.0), period_ms=33.0).period_ms == 33.0
+
+
+def test_samples_in_clusters_are_said_to_be_worth_less(latency_of: LatencyOf) -> None:
+    spell = [1.0 + at * 1e-6 for at in range(585)] + [1.5] * 15
+    (breach,) = Limits(latency_ms={"p99": 2.0}, confidence=0.95).breaches(latency_of(spell), 0)
+    assert breach.startswith("600 samples in clusters, worth")
+    assert "too few to bound p99" in breach
+
+
+def test_a_speedup_limits_p99() -> None:
+    assert LatencyBudget(speedup=4.0).percentiles == ("p99",)
+    assert LatencyBudget(p50=1.0, p95=2.0).percentiles == ("p50", "p95")

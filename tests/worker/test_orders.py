@@ -8,6 +8,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgekd.errors import BuildError, DataError, EdgekdError, IntegrityError, ModelError, UsageError
+from edgekd.timing.sampling import RING, Answers
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.order import InferOrder, InspectOrder, OpenOrder, ProbeOrder, SampleOrder, WarmUpOrder
@@ -40,7 +41,7 @@ def test_opening_says_what_the_model_takes_and_costs(worker: Worker, tmp_path: P
     reply = worker.open(OpenOrder(engine=models.engine(models.conv_net(tmp_path / "m.onnx", batch="n"))))
     assert reply.signature.inputs[0].shape == (1, 3, 8, 8)
     assert reply.open_ms > 0
-    assert reply.memory_mib >= 0
+    assert reply.memory_mib == (tmp_path / "m.onnx").stat().st_size / (1 << 20)  # what a rehearsal takes
 
 
 def test_sampling_goes_on_round_the_ring(worker: Worker, tmp_path: Path):
@@ -199,3 +200,33 @@ def test_a_model_that_is_no_file_is_an_error_of_ours(worker: Worker, tmp_path: P
     path = tmp_path if kind == "directory" else tmp_path / "absent.onnx"
     with pytest.raises(EdgekdError):
         worker.inspect(InspectOrder(model=Artifact(path=path, sha256="0" * 64)))
+
+
+def test_a_steady_model_is_said_to_be_steady_and_another_not(worker: Worker, tmp_path: Path):
+    opened(worker, models.conv_net(tmp_path / "m.onnx")).warm_up(WarmUpOrder(least_ms=0.1, seed=0))
+    assert worker.sample(SampleOrder(samples=5)).steady
+    worker._answers = Answers()
+    for at in range(RING):
+        worker._answers.keep(at, {"logits": np.zeros((1, 5), dtype=np.float32)})
+    assert not worker.sample(SampleOrder(samples=5)).steady
+
+
+def test_an_answer_that_becomes_no_number_between_blocks_is_a_build_error(worker: Worker, tmp_path: Path):
+    path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), nan_after=100)
+    opened(worker, path).warm_up(WarmUpOrder(least_ms=0.1, seed=0))
+    with pytest.raises(BuildError, match="NaN"):
+        [worker.sample(SampleOrder(samples=20)) for _ in range(10)]
+
+
+def test_throttling_that_a_session_counts_is_in_the_load_of_its_block(worker: Worker, tmp_path: Path):
+    path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), throttle="4:1.5")
+    opened(worker, path).warm_up(WarmUpOrder(least_ms=0.1, seed=0))
+    counts = [worker.sample(SampleOrder(samples=42)).conditions.load.throttled for _ in range(16)]
+    assert sum(counts) == 4
+    assert max(counts) == 1
+
+
+def test_a_period_and_a_soak_are_kept_without_sleeping_by_a_clock_of_its_own(worker: Worker, tmp_path: Path):
+    opened(worker, models.conv_net(tmp_path / "m.onnx")).warm_up(WarmUpOrder(least_ms=0.1, seed=0))
+    reply = worker.sample(SampleOrder(samples=5, period_ms=3_600_000.0, soak_s=3600.0))
+    assert len(reply.wall_ns) == 5
