@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import jobs, models, workshop
+from edgekd.cli import fleet, gate, jobs, models, workshop
 
 _LOOP = "The loop: a job in, a measured student out"
+_GATE = "The gate: does it still keep to its latency?"
 _MODELS = "Single steps, on any model"
 _WORKSHOP = "Settings and health"
 
@@ -85,6 +86,8 @@ for _panel, _verb, _examples in (
     (_LOOP, jobs.distill, jobs.DISTILL),
     (_LOOP, jobs.report, jobs.REPORT),
     (_LOOP, models.verify, models.VERIFY),
+    (_GATE, gate.check, gate.CHECK),
+    (_GATE, fleet.requalify, fleet.REQUALIFY),
     (_MODELS, models.profile, models.PROFILE),
     (_MODELS, models.export, models.EXPORT),
     (_MODELS, models.quantize, models.QUANTIZE),
@@ -99,3 +102,5 @@ for _panel, _verb, _examples in (
         epilog=f"[bold]Examples[/bold]\n\n{_examples}",
         rich_help_panel=_panel,
     )(_verb)
+
+app.add_typer(fleet.devices, name="devices", rich_help_panel=_WORKSHOP)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgekd.cli.options import (
     AsJson,
+    Mean,
     Out,
     ProfileName,
     Quiet,
     Runtimes,
     Shapes,
+    Std,
     Threads,
     Verbose,
     choices_from,
-    numbers_from,
+    normalisation_from,
     precision_from,
     precisions_from,
     shapes_from,
+    target_from_options,
 )
 from edgekd.cli.progress import progress
 from edgekd.cli.show import show, show_json
-
-if TYPE_CHECKING:
-    from edgekd.stages.gather import Normalisation
-    from edgekd.values.target import Target
 
 PROFILE = """\
   [cyan]edgekd profile model.onnx[/cyan]
@@ -82,18 +81,6 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A,B,C",
-        help="Taken from pixels in [0, 1] of --calibrate images; one value, or one a channel.",
-        show_default=False,
-    ),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(metavar="A,B,C", help="What they are then divided by.", show_default=False),
-]
 
 
 def profile(
@@ -121,7 +108,7 @@ def profile(
     Needs no training and no job. Each runtime gets fresh processes in turns, so that drift favours none.
     """
     shapes, precisions = shapes_from(shape), precisions_from(precision)
-    target = _target(profile_name, runtime, threads)
+    target = target_from_options(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -165,8 +152,8 @@ def export(
     """
     shapes, precisions = shapes_from(inputs, "--input"), precisions_from(precision)
     formats = choices_from(to, _FORMATS, "--to")
-    normalisation = _normalisation(mean, std)
-    target = _target(profile_name, None, threads)
+    normalisation = normalisation_from(mean, std)
+    target = target_from_options(profile_name, None, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -211,8 +198,8 @@ def quantize(
 
     DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
     """
-    shapes, normalisation = shapes_from(shape), _normalisation(mean, std)
-    target = _target(profile_name, runtime, threads)
+    shapes, normalisation = shapes_from(shape), normalisation_from(mean, std)
+    target = target_from_options(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -250,7 +237,7 @@ def compile_(
     DIR is compiled/ unless given.
     """
     wanted = precision_from(precision)
-    target = _target(profile_name, runtime, threads)
+    target = target_from_options(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -280,7 +267,7 @@ def verify(
 
     Exit code 6: a file is not what the manifest says. Exit code 1: a model computes something else.
     """
-    target = _target(profile_name, None, threads)
+    target = target_from_options(profile_name, None, threads)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -292,19 +279,3 @@ def verify(
     else:
         show(found, tables.verified, as_json=False)
     raise typer.Exit(0 if found.passed else 1)
-
-
-def _normalisation(mean: str | None, std: str | None) -> Normalisation | None:
-    if mean is None and std is None:
-        return None
-    from edgekd.stages.gather import Normalisation
-
-    return Normalisation(mean=numbers_from(mean or "0", "--mean"), std=numbers_from(std or "1", "--std"))
-
-
-def _target(profile_name: str, runtime: str | None, threads: int | None) -> Target:
-    from edgekd.stages.configure import target_from
-    from edgekd.values.job import TargetSection
-
-    runtimes = tuple(part.strip() for part in (runtime or "").split(",") if part.strip())
-    return target_from(TargetSection(profile=profile_name, runtimes=runtimes, threads=threads), Path())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,20 @@ import typer
 from edgekd.errors import UsageError
 from edgekd.values.codec import did_you_mean
 from edgekd.values.model import Precision
+from edgekd.values.preprocess import Normalisation
+from edgekd.values.target import Target
 
 _TALK = "What is shown"
 _TARGET = "The target"
+
+
+class Inconclusive(str, Enum):
+    """What an answer of INCONCLUSIVE ends with."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    PASS = "pass"  # noqa: S105 - a verdict
+
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=_TALK)
@@ -74,6 +87,19 @@ Shapes = Annotated[
         help="Shape of an input that the file leaves open (1 otherwise); once an input.",
         show_default=False,
     ),
+]
+
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="Taken from pixels in [0, 1] of --calibrate images; one value, or one a channel.",
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,C", help="What they are then divided by.", show_default=False),
 ]
 
 
@@ -149,3 +175,47 @@ def precision_from(text: str, option: str = "--precision") -> Precision:
     if len(found) != 1:
         raise UsageError(f"{option} {text!r} is not one precision", mend=f"give one, such as {option} fp32")
     return found[0]
+
+
+def normalisation_from(mean: str | None, std: str | None) -> Normalisation | None:
+    """Read --mean and --std; None where neither is given."""
+    if mean is None and std is None:
+        return None
+    return Normalisation(mean=numbers_from(mean or "0", "--mean"), std=numbers_from(std or "1", "--std"))
+
+
+def names_from(text: str | None) -> tuple[str, ...]:
+    """Read `a,b`."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def target_from_options(profile_name: str, runtime: str | None, threads: int | None) -> Target:
+    """Read --profile, --runtime and --threads.
+
+    Raises:
+        ConfigError: no such profile, or a runtime that it does not list.
+
+    """
+    from edgekd.stages.configure import target_from
+    from edgekd.values.job import TargetSection
+
+    section = TargetSection(profile=profile_name, runtimes=names_from(runtime), threads=threads)
+    return target_from(section, Path())
+
+
+def state_file() -> Path:
+    """Return where calibrations and the history of comparisons are kept (XDG Base Directory Specification).
+
+    Raises:
+        UsageError: this user has no home folder.
+
+    """
+    given = Path(os.environ.get("XDG_STATE_HOME") or "")
+    try:
+        folder = given if given.is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        mend = "give --history FILE, or set XDG_STATE_HOME"
+        raise UsageError(
+            "there is no home folder to keep the history in", cause=str(error), mend=mend
+        ) from error
+    return folder / "edgekd" / "history.sqlite"

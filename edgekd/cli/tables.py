@@ -38,6 +38,7 @@ def outcome(found: Outcome) -> RenderableType:
         ("student", str(student.spec)),
         ("compiled", f"{student.runtime}, {student.precision.value}"),
         ("latency", _latency(found.latency_ms)),
+        *((name, _latency(ms)) for name, ms in found.modes.items()),
         ("limit", _limits(found.budget, found.latency_ms)),
         ("teacher", f"{_latency(found.teacher_latency_ms)}; {_times_faster(found)}"),
         ("accuracy", _accuracy(accuracy)),

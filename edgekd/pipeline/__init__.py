@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.values.bundle import VerifyReport
+from edgekd.values.gate import Gate, Question
 from edgekd.values.job import Job
 from edgekd.values.model import Precision
 from edgekd.values.outcome import Compiled, Distilled, Exported, Outcome, Plan, Profile, Quantized
@@ -19,10 +20,10 @@ from edgekd.values.target import Target
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekd.stages.gather import Normalisation
     from edgekd.tasks.classification import ImageClassification
+    from edgekd.values.preprocess import Normalisation
 
-__all__ = ["compile_", "distill", "export", "plan", "profile", "quantize", "report", "run", "verify"]
+__all__ = ["check", "compile_", "distill", "export", "plan", "profile", "quantize", "report", "run", "verify"]
 
 
 def run(
@@ -171,6 +172,23 @@ def verify(bundle: Path, target: Target) -> VerifyReport:
     from edgekd.pipeline.single import verify_folder
 
     return verify_folder(bundle, target)
+
+
+def check(
+    question: Question,
+    target: Target,
+    *,
+    out: Path,
+    history: Path | None = None,
+    summary: Path | None = None,
+) -> Gate:
+    """Say whether candidates are slower than their bases, here and now; reports go into `out`."""
+    from datetime import datetime, timezone
+
+    from edgekd.pipeline import checking
+
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return checking.check(question, target, out=out, history=history, summary=summary, date=date)
 
 
 def distill(

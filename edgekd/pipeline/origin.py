@@ -23,11 +23,12 @@ from edgekd.pipeline.single import check_shapes, inspected, outputs_of
 from edgekd.stages.bundle import SAMPLES, read_manifest
 from edgekd.stages.convert import convert
 from edgekd.stages.export import export_module
-from edgekd.stages.gather import Normalisation, gather
+from edgekd.stages.gather import gather
 from edgekd.stages.match import FP32_RELATIVE_ERROR, match
 from edgekd.stages.verify import read_recipe, read_samples
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
+from edgekd.values.preprocess import Normalisation
 
 log = logging.getLogger(__name__)
 

@@ -23,12 +23,13 @@ from edgekd.pipeline.single import (
     row_count,
     timed,
 )
-from edgekd.stages.gather import Normalisation, gather
+from edgekd.stages.gather import gather
 from edgekd.stages.match import Match, match
 from edgekd.stages.quantize import Quantizers, quantize
 from edgekd.values.bundle import LatencySummary, summarise
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.outcome import Quantized
+from edgekd.values.preprocess import Normalisation
 from edgekd.values.target import Target
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, BuildError, ModelError, UsageError
 from edgekd.stages.gather import gather
 from edgekd.stages.match import FP32_RELATIVE_ERROR, match
+from edgekd.stages.subject import model_at
 from edgekd.store import replacing
 from edgekd.values.artifact import Artifact
 from edgekd.values.bundle import VerifyReport, summarise
@@ -133,26 +134,6 @@ def verify_folder(folder: Path, target: Target) -> VerifyReport:
 
     with connect(target) as device, TemporaryDirectory(prefix="edgekd-") as scratch:
         return verify_bundle(folder, device, Path(scratch))
-
-
-def model_at(path: Path) -> Model:
-    """Name a model file, with the weights that an OpenVINO .xml keeps beside it.
-
-    Raises:
-        UsageError: there is no such file, or it is of a kind that no runtime here reads.
-
-    """
-    if not path.is_file():
-        raise UsageError(f"there is no model {path}", mend="give the path of an .onnx or .xml file")
-    if path.suffix == ".onnx":
-        return Model(file=Artifact.of(path.absolute()))
-    weights = path.with_suffix(".bin")
-    if path.suffix == ".xml" and weights.is_file():
-        return Model(file=Artifact.of(path.absolute()), weights=Artifact.of(weights.absolute()))
-    cause = f"{weights.name} is not beside it" if path.suffix == ".xml" else f"it ends in {path.suffix!r}"
-    raise UsageError(
-        f"{path} cannot be read as a model", cause=cause, mend="give an .onnx, or an .xml with its .bin"
-    )
 
 
 def inspected(device: Device, path: Path) -> tuple[Model, Signature]:

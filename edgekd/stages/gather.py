@@ -6,7 +6,6 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from edgekd.tasks.folders import SUFFIXES
 from edgekd.timing.sampling import varied_inputs
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Signature, TensorSpec
-from edgekd.values.preprocess import Preprocess
+from edgekd.values.preprocess import Normalisation, Preprocess
 
 MOST_SAMPLES = 256
 _MOST_BYTES = 128 << 20
@@ -28,14 +27,6 @@ _UNREADABLE = (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.Bad
 _FORMS = "a folder of images, an .npz with an array an input, or an .npy"
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """What is taken from pixels in [0, 1], and what they are then divided by: one value, or one a channel."""
-
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
 
 def gather(

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
     "run", "plan", "distill", "report", "verify",
+    "check", "requalify", "devices",
     "profile", "export", "quantize", "compile",
     "init", "config", "doctor",
 )  # fmt: skip

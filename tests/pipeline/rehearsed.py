@@ -41,7 +41,13 @@ JOB = Job(
     teacher=TeacherSection(model="live"),
     task=TaskSection(data="digits", flip=False, crop=0),
     target=TargetSection(profile="rehearsal"),
-    budget=Budget(latency_ms=LatencyBudget(speedup=4.0), max_accuracy_drop=0.95),
+    budget=Budget(
+        latency_ms=LatencyBudget(speedup=4.0),
+        max_accuracy_drop=0.95,
+        memory_mb=4000.0,
+        sustained_minutes=1.0,
+        period_ms=1000.0,
+    ),
     search=SearchSection(trials=2, finalists=1, probes=4, families=("residual",)),
     distillation=DistillationSection(
         epochs=4, short_epochs=2, views=2, batch=32, optimizer="adamw", learning_rate=0.01, ema=0.0
@@ -84,7 +90,9 @@ def digits(count: int = 200) -> ImageClassification:
 class WorkerHere:
     """A worker in this process: the same orders, no wire and no start-up."""
 
-    def __init__(self, module: str, *, memory_mib: int = 0, threads: int | None = None) -> None:
+    def __init__(
+        self, module: str, *, memory_mib: int = 0, threads: int | None = None, runtime: str = ""
+    ) -> None:
         self._handlers = {"edgekd.worker": Worker().handlers()}.get(module)
 
     def ask(self, name: str, order: Any, reply: type, *, timeout_s: float) -> Any:

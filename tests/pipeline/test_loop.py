@@ -41,6 +41,20 @@ def test_the_accepted_student_meets_its_budget_with_the_stated_confidence(finish
     assert outcome.budget["p99"] == pytest.approx(outcome.teacher_latency_ms.p99 / 4)
 
 
+def test_sustained_and_duty_cycle_are_figures_of_their_own(finished: Finished) -> None:
+    outcome = finished.outcome
+    assert list(outcome.modes) == ["one every 1000 ms", "sustained 1 min"]
+    assert [ms.protocol.period_ms for ms in outcome.modes.values()] == [1000.0, 0.0]
+    assert [ms.protocol.soak_s for ms in outcome.modes.values()] == [0.0, 60.0]
+    for ms in outcome.modes.values():
+        assert ms.p99_upper is not None
+        assert ms.p99_upper <= outcome.budget["p99"]
+    manifest = json.loads((outcome.bundle / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["deployments"][0]["modes"].keys() == outcome.modes.keys()
+    assert "p99, sustained 1 min" in outcome.report.read_text(encoding="utf-8")
+    assert "Latency, one every 1000 ms" in (outcome.bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.usefixtures("here")
 def test_the_bundle_passes_its_own_verification(finished: Finished) -> None:
     report = pipeline.verify(finished.outcome.bundle, load_target(finished.job, Path()))

@@ -15,12 +15,13 @@ from edgekd import pipeline
 from edgekd.devices import connect
 from edgekd.errors import BackendMissing, BuildError, DataError, IntegrityError, ModelError, UsageError
 from edgekd.pipeline import single
-from edgekd.stages.gather import MOST_SAMPLES, Normalisation, gather
+from edgekd.stages.gather import MOST_SAMPLES, gather
 from edgekd.stages.match import match
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Precision, Signature, TensorSpec
 from edgekd.values.order import ProbeReply, RuntimeHealth
+from edgekd.values.preprocess import Normalisation
 from edgekd.values.target import Profile, Target
 from tests.contracts import models
 from tests.pipeline.conftest import Finished
