@@ -81,6 +81,12 @@ def preprocess(images: NDArray[np.uint8], spec: Mapping[str, Any] | object) -> N
     return tensors
 
 
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability of every class, (N, classes), from logits of that shape."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def load_image(path: Path, channels: int) -> NDArray[np.uint8]:
     """Read an image file as (1, H, W, channels); 1 channel is grey, 3 are RGB, transparency is dropped.
 
@@ -203,8 +209,7 @@ class Student:
         logits = self.logits(images).astype(np.float64)
         if logits.shape[1] != len(self.classes):
             raise Refusal(f"the model gives {logits.shape[1]} outputs for {len(self.classes)} classes", 6)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = powers / powers.sum(axis=1, keepdims=True)
+        probabilities = softmax(logits)
         return tuple(self.classes[at] for at in probabilities.argmax(axis=1)), probabilities
 
     def benchmark(self, images: NDArray[np.uint8], count: int) -> dict[str, float]:

@@ -11,15 +11,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
+
+from numpy.typing import NDArray
 
 from edgekd.errors import BackendMissing, BuildError, UsageError
 from edgekd.timing.session import Session, Tensors
 from edgekd.values.codec import did_you_mean
 from edgekd.values.model import Engine, Model, Precision, TensorSpec
 
-__all__ = ["NAMES", "PACKAGES", "Backend", "Session", "Tensors", "check_precision", "load", "settled"]
+__all__ = [
+    "NAMES",
+    "PACKAGES",
+    "Backend",
+    "Session",
+    "Tensors",
+    "check_precision",
+    "load",
+    "misfit",
+    "settled",
+]
 
 _MODULES = {
     "onnxruntime": "edgekd.backends.onnxruntime",
@@ -104,6 +116,11 @@ def settled(inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]])
             known = did_you_mean(name, [spec.name for spec in inputs])
             raise BuildError(f"a shape is given for {name!r}, which is no input of the model", mend=known)
     return tuple(replace(spec, shape=_settled(spec, shapes.get(spec.name))) for spec in inputs)
+
+
+def misfit(name: str, tensor: NDArray[Any], given: NDArray[Any]) -> ValueError:
+    """Return the error that says why an array cannot be copied into a runtime's own."""
+    return ValueError(f"{name!r} takes {tensor.dtype} {tensor.shape}, not {given.dtype} {given.shape}")
 
 
 def _settled(spec: TensorSpec, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -27,11 +27,13 @@ from edgekd.cli.options import (
 )
 from edgekd.cli.progress import progress
 from edgekd.cli.show import show, show_json
+from edgekd.errors import UsageError
 
 PROFILE = """\
   [cyan]edgekd profile model.onnx[/cyan]
   [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino[/cyan]
   [cyan]edgekd profile bundle/model.onnx --threads 2 --json[/cyan]
+  [cyan]edgekd profile runs/digits/bundle[/cyan]
 """
 EXPORT = """\
   [cyan]edgekd export models.py:resnet56 --weights w.safetensors --input images=1x3x32x32 --out exported[/cyan]
@@ -84,7 +86,12 @@ Inputs = Annotated[
 
 
 def profile(
-    model: Model,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="An .onnx file, an OpenVINO .xml with its .bin, or a bundle's folder."
+        ),
+    ],
     *,
     shape: Shapes = None,
     precision: Annotated[
@@ -106,7 +113,10 @@ def profile(
     """Measure a model's latency, with bounds and how far to trust them.
 
     Needs no training and no job. Each runtime gets fresh processes in turns, so that drift favours none.
+    Of a bundle it is the accepted file, with its runtime and threads, and where the time of a request goes.
     """
+    if threads is not None and model.is_dir():
+        raise UsageError(f"{model} is measured as it ships", mend="leave --threads out")
     shapes, precisions = shapes_from(shape), precisions_from(precision)
     target = target_from_options(profile_name, runtime, threads)
     with progress(quiet=quiet, verbose=verbose):

@@ -16,6 +16,7 @@ from edgekd.stages.doctor import Examination, Grade
 from edgekd.stages.init import Initialised
 from edgekd.values.bundle import Accuracies, LatencySummary, VerifyReport
 from edgekd.values.codec import plain
+from edgekd.values.ledger import Ledger
 from edgekd.values.outcome import (
     Compiled,
     Distilled,
@@ -115,7 +116,8 @@ def profiled(found: Profile) -> RenderableType:
         for one in found.results
         if one.problem
     ]
-    return Group(table, *problems, *_trust(measured))
+    ledgers = [_ledger(one.ledger) for one in found.results if one.ledger is not None]
+    return Group(table, *problems, *_trust(measured), *ledgers)
 
 
 def profiled_json(found: Profile) -> dict[str, Any]:
@@ -288,6 +290,14 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "-" if value in (None, []) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ledger(found: Ledger) -> RenderableType:
+    """Lay out where the time of a request goes."""
+    table = _table("a request in ms, from an image to its label", *found.parts_ms, "timed as one")
+    table.add_row(*(f"{ms:.4f}" for ms in (*found.parts_ms.values(), found.whole_ms)))
+    text = f"  beside the model a request takes {found.beside_ms:.4f} ms; medians of {found.samples}"
+    return Group(Text(), table, Text(text, style="dim"))
 
 
 def _latency(ms: LatencySummary) -> str:

@@ -10,8 +10,10 @@ from typing import Protocol as Interface
 from edgekd.errors import DeviceError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
+from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 
 
@@ -55,6 +57,21 @@ class Device(AbstractContextManager["Device"], Interface):
 
     def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
         """Time engines against each other: fresh processes each launch, turns in random order."""
+
+    def ledger(self, engine: Engine, images: Artifact, recipe: Preprocess) -> Ledger:
+        """Time whole requests, from an image to its label, in parts and as one, in a fresh process.
+
+        Args:
+            engine: takes what the recipe makes, one image an inference; its first output is logits.
+            images: .npy, (n, H, W, C), uint8.
+            recipe: the pre-processing.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DataError: the images are not what the recipe takes.
+            ModelError: the model does not take what the recipe makes.
+
+        """
 
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run inputs (one .npy a tensor, a row an inference) through the compiled file; outputs likewise."""

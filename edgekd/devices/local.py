@@ -17,6 +17,7 @@ from edgekd.timing import trust
 from edgekd.timing.conditions import over_blocks
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Launch, Protocol
+from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     CompileOrder,
@@ -24,6 +25,7 @@ from edgekd.values.order import (
     InferOrder,
     InferReply,
     InspectOrder,
+    LedgerOrder,
     OpenOrder,
     OpenReply,
     ProbeOrder,
@@ -33,6 +35,7 @@ from edgekd.values.order import (
     SampleReply,
     WarmUpOrder,
 )
+from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 from edgekd.wire import Child
 
@@ -129,6 +132,24 @@ class LocalDevice:
             for launch in range(protocol.launches):
                 self._launch(engines, protocol, runs, turns, seed=protocol.seed + launch)
         return tuple(run.latency(engine, protocol) for run, engine in zip(runs, engines))
+
+    def ledger(self, engine: Engine, images: Artifact, recipe: Preprocess) -> Ledger:
+        """Time whole requests, from an image to its label, in parts and as one, in a fresh process.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DataError: the images are not what the recipe takes.
+            ModelError: the model does not take what the recipe makes.
+
+        """
+        warm = WarmUpOrder(least_ms=Protocol().warmup_ms, seed=0)
+        order = LedgerOrder(images=_absolute(images), recipe=recipe)
+        with self._clocked(), self._child(engine) as child:
+            self._open(child, engine)
+            with _naming(engine):
+                child.ask("warm_up", warm, Done, timeout_s=self._timeout_s)
+                timeout_s = self._timeout_s + 2 * order.requests * _ROW_TIMEOUT_S
+                return child.ask("ledger", order, Ledger, timeout_s=timeout_s)
 
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run rows of inputs through the compiled file; outputs are .npy files in `folder`.

@@ -72,7 +72,23 @@ def profile(
     precisions: Sequence[Precision] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Profile:
-    """Measure any model file on every runtime of the target that can read it."""
+    """Measure any model file on every runtime of the target that can read it, or a bundle as it ships.
+
+    Args:
+        model: .onnx, .xml with its .bin, or a bundle's folder: its accepted deployment on its own runtime and
+            threads, with a ledger of where the time of a request goes.
+        target: the device and its runtimes; threads for a model file.
+        precisions: of a model file's float layers; none: all float ones that the profile lists.
+        shapes: of a model file's inputs with dynamic dimensions.
+
+    Raises:
+        EdgekdError: see `edgekd.errors`; `IntegrityError` where a bundle is not what its manifest says.
+
+    """
+    if model.is_dir():
+        from edgekd.pipeline.profiling import profile_bundle
+
+        return profile_bundle(model, target, precisions=precisions, shapes=shapes)
     from edgekd.pipeline import single
 
     return single.profile(model, target, precisions=precisions, shapes=shapes)

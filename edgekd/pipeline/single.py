@@ -68,7 +68,7 @@ def profile(
         _check_precisions(model, precisions)
         check_shapes(signature, shapes or {})
         engines = _engines(model, target, device, precisions, shapes)
-        results = _measured(device, engines, protocol)
+        results = measured(device, engines, protocol)
     return Profile(signature=signature, results=results)
 
 
@@ -251,8 +251,8 @@ def _precisions(model: Model, target: Target, runtime: str) -> tuple[Precision, 
     return tuple(one for one in target.profile.runtimes[runtime] if one is not Precision.INT8)
 
 
-def _measured(device: Device, engines: Sequence[Engine], protocol: Protocol | None) -> tuple[Profiled, ...]:
-    """Build each engine once, then time together all that can be built.
+def measured(device: Device, engines: Sequence[Engine], protocol: Protocol | None) -> tuple[Profiled, ...]:
+    """Build each engine once, then time together all that can be built; one that cannot is given its reason.
 
     Raises:
         BuildError: none can be built.

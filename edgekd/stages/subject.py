@@ -89,6 +89,8 @@ def _shipped(folder: Path, runtime: str) -> Engine:
             f"{folder} is neither a model nor a bundle", mend="give an .onnx, an .xml or a bundle"
         )
     manifest = read_manifest(folder)
+    if not manifest.deployments:
+        raise IntegrityError(f"{folder} has no accepted deployment", mend="make it again with `edgekd run`")
     deployments = [one for one in manifest.deployments if runtime in {"", one.runtime}]
     if not deployments:
         raise UsageError(

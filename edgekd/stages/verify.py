@@ -32,7 +32,7 @@ FP32_RELATIVE_ERROR = 1e-5  # of the largest output
 LEAST_AGREEMENT = 0.8
 _RANDOM_INPUTS = 16
 _MOST_SAMPLES_BYTES = 256 << 20
-_UNREADABLE = (KeyError, ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (KeyError, ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 _MEND = "take the bundle from its source again, or make it again with `edgekd run`"
 
 Floats = NDArray[np.float32]
@@ -163,7 +163,7 @@ def _inputs(bundle: Bundle, recipe: Preprocess) -> _Inputs:
         if recorded.shape != (len(images), len(manifest.classes)):
             raise ValueError(f"logits of shape {recorded.shape} for {len(images)} images")
         real = runner.preprocess(images, recipe)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise IntegrityError(f"{folder / SAMPLES} cannot be used", cause=str(error), mend=_MEND) from None
     return _Inputs(tensors=np.concatenate([real, random])[:, None], recorded=recorded)
 

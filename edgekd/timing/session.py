@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Interface
 
@@ -12,6 +13,16 @@ from numpy.typing import NDArray
 from edgekd.values.model import Signature
 
 Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """One inference, its three parts timed apart on the session's own clock."""
+
+    copy_in_ns: int
+    compute_ns: int
+    copy_out_ns: int
+    outputs: dict[str, NDArray[Any]] = field(repr=False)
 
 
 class Session(Interface):
@@ -27,6 +38,9 @@ class Session(Interface):
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run one inference; inputs are copied in and outputs copied out, as an application would."""
+
+    def run_in_parts(self, feeds: Tensors) -> Parts:
+        """Run one inference and time its parts; its answers are those of `run`."""
 
     def clock_ns(self) -> int:
         """Wall time, monotonic."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import Conditions
 from edgekd.values.model import Engine, Model, Signature
+from edgekd.values.preprocess import Preprocess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,15 @@ class SampleReply:
     preempted: tuple[bool, ...]  # the scheduler gave the core to another process meanwhile
     conditions: Conditions
     steady: bool = True  # the last input gave what it had given while warming up
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerOrder:
+    """Time whole requests of the open engine, from an image to its label, in parts and as one."""
+
+    images: Artifact  # .npy, (n, H, W, C), uint8
+    recipe: Preprocess
+    requests: int = 50  # of either kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.values.bundle import Accuracies, LatencySummary
+from edgekd.values.ledger import Ledger
 from edgekd.values.model import Precision, Signature
 from edgekd.values.student import StudentSpec
 
@@ -89,6 +90,7 @@ class Profiled:
     open_ms: float | None
     memory_mib: float | None
     problem: str = ""  # why there is no latency
+    ledger: Ledger | None = None  # of a request, of a bundle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from edgekd.backends import Session, Tensors
 from edgekd.errors import BuildError, EdgekdError, ModelError, UsageError
 from edgekd.timing import conditions, sampling
 from edgekd.values.conditions import Load
+from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     CompileOrder,
@@ -23,6 +24,7 @@ from edgekd.values.order import (
     InferOrder,
     InferReply,
     InspectOrder,
+    LedgerOrder,
     OpenOrder,
     OpenReply,
     ProbeOrder,
@@ -58,6 +60,7 @@ class Worker:
             "open": Handler(order=OpenOrder, carry_out=self.open),
             "warm_up": Handler(order=WarmUpOrder, carry_out=self.warm_up),
             "sample": Handler(order=SampleOrder, carry_out=self.sample),
+            "ledger": Handler(order=LedgerOrder, carry_out=self.ledger),
             "infer": Handler(order=InferOrder, carry_out=self.infer),
         }
 
@@ -136,9 +139,7 @@ class Worker:
             BuildError: that is not a finite number.
 
         """
-        session = self._opened()
-        if not self._ring:
-            raise UsageError("the engine is not warm", mend="order `warm_up` before `sample`")
+        session = self._warm()
         sampling.soak(session, self._ring, order.soak_s)
         before, throttles = conditions.read_counters(), session.throttle_count()
         found = sampling.sample(
@@ -158,6 +159,22 @@ class Worker:
             steady=self._answers.agree(found.asked, found.answer),
         )
 
+    def ledger(self, order: LedgerOrder) -> Ledger:
+        """Time whole requests of the open engine, in parts and as one.
+
+        Raises:
+            DataError: the images are not what the recipe takes.
+            ModelError: the model does not take what the recipe makes.
+
+        """
+        session = self._warm()
+        from edgekd.worker import (
+            requests,
+        )  # the runner's imports would cost every other worker memory and time
+
+        images = requests.read_images(order.images, order.recipe)
+        return requests.itemise(session, images, order.recipe, order.requests)
+
     def infer(self, order: InferOrder) -> InferReply:
         """Run the open engine over rows of inputs."""
         session = self._opened()
@@ -174,6 +191,12 @@ class Worker:
         if self._session is None:
             raise UsageError("no engine is open", mend="order `open` first")
         return self._session
+
+    def _warm(self) -> Session:
+        session = self._opened()
+        if not self._ring:
+            raise UsageError("the engine is not warm", mend="order `warm_up` first")
+        return session
 
 
 def _check(model: Model) -> None:

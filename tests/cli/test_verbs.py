@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgekd import pipeline
 from edgekd.__main__ import main
 from edgekd.errors import BudgetError
 from edgekd.values.bundle import Accuracies, Check, LatencySummary, VerifyReport
+from edgekd.values.codec import plain
 from edgekd.values.conditions import Conditions, Hardware, Load, Software, Trust, TrustVerdict
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Precision, Signature, TensorSpec
@@ -29,6 +31,7 @@ from edgekd.values.outcome import (
     Relaxation,
 )
 from edgekd.values.student import StageSpec, StudentSpec
+from tests.values.test_ledger import LEDGER
 
 SPEC = StudentSpec(
     family="residual", resolution=8, stem=8, stages=(StageSpec(width=8, depth=1, kernel=3, expansion=1.0),)
@@ -286,6 +289,23 @@ def test_profile_as_json_has_the_fastest_result_at_the_top(
     assert {"verdict", "reasons"} <= data["trust"].keys()
     assert {"protocol", "conditions", "signature"} <= data.keys()
     assert [one["runtime"] for one in data["results"]] == ["openvino", "onnxruntime"]
+
+
+def test_profile_of_a_bundle_shows_its_ledger(edgekd: Edgekd, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, "profile", replace(PROFILE, results=(replace(PROFILED, ledger=LEDGER),)))
+    out = edgekd("profile", "bundle")[1]
+    for part in ("pre-processing", "copy in", "compute", "copy out", "post-processing", "timed as one"):
+        assert part in " ".join(out.split())
+    for ms in ("0.0200", "0.0010", "0.3000", "0.0020", "0.0100", "0.3400", "0.0330"):
+        assert ms in out
+    data = json.loads(edgekd("profile", "bundle", "--json")[1])
+    assert data["ledger"] == data["results"][0]["ledger"] == plain(LEDGER)
+
+
+def test_threads_of_a_bundle_are_its_own(edgekd: Edgekd, tmp_path: Path) -> None:
+    code, out, err = edgekd("profile", str(tmp_path), "--threads", "2")
+    assert (code, out) == (2, "")
+    assert "--threads" in err
 
 
 def test_export_hands_everything_over(edgekd: Edgekd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,37 @@ class BackendContract:
             np.testing.assert_array_equal(session.run(first)["logits"], kept)
             np.testing.assert_array_equal(first["image"], before)
 
+    @pytest.mark.parametrize(
+        "make", [models.conv_net, models.recurrent_cell, models.embedding, models.fused_outputs]
+    )
+    def test_in_parts_an_inference_gives_what_it_gives_as_one(
+        self, backend: backends.Backend, tmp_path: Path, make: Any
+    ):
+        with backend.open(self.engine(make(tmp_path / "m.onnx"))) as session:
+            for feeds in varied_inputs(session.signature, seed=0, count=3):
+                right, parts = session.run(feeds), session.run_in_parts(feeds)
+                assert list(parts.outputs) == list(right)
+                for name, array in right.items():
+                    np.testing.assert_array_equal(parts.outputs[name], array)
+                assert parts.compute_ns > 0
+                assert min(parts.copy_in_ns, parts.copy_out_ns) >= 0
+
+    def test_in_parts_answers_are_copies_and_inputs_are_left_alone(
+        self, backend: backends.Backend, tmp_path: Path
+    ):
+        path = models.conv_net(tmp_path / "m.onnx", batch="n")
+        for engine in (self.engine(path), self.engine(path, image=(3, 3, 8, 8))):
+            with backend.open(engine) as session:
+                first, second = varied_inputs(session.signature, seed=0, count=2)
+                before = first["image"].copy()
+                answer = session.run_in_parts(first).outputs["logits"]
+                kept = answer.copy()
+                session.run_in_parts(second)
+                np.testing.assert_array_equal(answer, kept)
+                answer[:] = 0.0
+                np.testing.assert_array_equal(session.run_in_parts(first).outputs["logits"], kept)
+                np.testing.assert_array_equal(first["image"], before)
+
     @pytest.mark.parametrize("shape", [(1, 3, 8, 1), (1, 1, 1, 1), (8, 8)])
     def test_an_input_of_another_shape_is_not_broadcast(
         self, backend: backends.Backend, tmp_path: Path, shape: tuple[int, ...]
@@ -126,6 +157,8 @@ class BackendContract:
             pytest.raises(Exception, match=r"image|shape|rank|dimension"),
         ):
             session.run(feeds)
+        with backend.open(self.engine(path)) as session, pytest.raises(ValueError, match="image"):
+            session.run_in_parts(feeds)
 
     def test_the_clock_never_goes_back_and_inference_moves_it(
         self, backend: backends.Backend, tmp_path: Path

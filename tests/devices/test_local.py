@@ -16,6 +16,7 @@ from edgekd.values.conditions import TrustVerdict
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Precision
 from edgekd.values.order import SampleOrder
+from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Profile, Target
 from edgekd.wire import Child
 from tests.contracts import models
@@ -225,6 +226,27 @@ def test_a_period_and_a_soak_reach_the_worker(
     protocol = Protocol(launches=1, blocks=4, samples=2, warmup_ms=0.1, period_ms=40_000.0, soak_s=600.0)
     device.time([models.engine(models.conv_net(tmp_path / "m.onnx"))], protocol)
     assert orders == [SampleOrder(samples=2, period_ms=40_000.0, soak_s=150.0)] * 4
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_ledger_comes_from_a_process_of_its_own(runtime: str, tmp_path: Path):
+    device = LocalDevice(target(runtime))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8))
+    recipe = Preprocess(height=8, width=8, mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.1))
+    engine = models.engine(models.conv_net(tmp_path / "m.onnx"), runtime)
+    found = device.ledger(engine, Artifact.of(tmp_path / "x.npy"), recipe)
+    assert all(ms > 0 for ms in found.parts_ms.values())
+    assert found.whole_ms > 0
+    assert device.device_seconds > 0
+
+
+def test_a_ledger_of_a_model_that_takes_other_images_is_refused(device: LocalDevice, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 8, 1), dtype=np.uint8))
+    recipe = Preprocess(height=8, width=8, mean=(0.4,), std=(0.3,))
+    with pytest.raises(ModelError, match="pre-processing"):
+        device.ledger(
+            models.engine(models.conv_net(tmp_path / "m.onnx")), Artifact.of(tmp_path / "x.npy"), recipe
+        )
 
 
 def test_inferring_gives_a_row_an_input_row(device: LocalDevice, tmp_path: Path):

@@ -11,9 +11,20 @@ from edgekd.errors import BuildError, DataError, EdgekdError, IntegrityError, Mo
 from edgekd.timing.sampling import RING, Answers
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
-from edgekd.values.order import InferOrder, InspectOrder, OpenOrder, ProbeOrder, SampleOrder, WarmUpOrder
+from edgekd.values.order import (
+    InferOrder,
+    InspectOrder,
+    LedgerOrder,
+    OpenOrder,
+    ProbeOrder,
+    SampleOrder,
+    WarmUpOrder,
+)
+from edgekd.values.preprocess import Preprocess
 from edgekd.worker.orders import Worker
 from tests.contracts import models
+
+RECIPE = Preprocess(height=8, width=8, mean=(0.4, 0.5, 0.6), std=(0.3, 0.2, 0.1))
 
 
 @pytest.fixture
@@ -31,6 +42,10 @@ def opened(worker: Worker, path: Path) -> Worker:
 def rows(path: Path, array: np.ndarray) -> Artifact:
     np.save(path, array)
     return Artifact.of(path)
+
+
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 10, 9, 3), dtype=np.uint8)
 
 
 def images(count: int = 4) -> np.ndarray:
@@ -57,11 +72,12 @@ def test_the_machines_load_says_nothing_about_a_clock_of_its_own(worker: Worker,
     assert (load.load_average, load.others_percent, load.involuntary_switches) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("early", ["warm_up", "sample", "infer"])
+@pytest.mark.parametrize("early", ["warm_up", "sample", "ledger", "infer"])
 def test_an_order_before_open_is_refused(worker: Worker, tmp_path: Path, early: str):
     orders = {
         "warm_up": WarmUpOrder(least_ms=1.0, seed=0),
         "sample": SampleOrder(samples=1),
+        "ledger": LedgerOrder(images=Artifact(path=tmp_path / "x.npy", sha256=""), recipe=RECIPE),
         "infer": InferOrder(inputs={}, folder=tmp_path),
     }
     with pytest.raises(UsageError, match="open"):
@@ -71,6 +87,21 @@ def test_an_order_before_open_is_refused(worker: Worker, tmp_path: Path, early: 
 def test_sampling_a_cold_engine_is_refused(worker: Worker, tmp_path: Path):
     with pytest.raises(UsageError, match="warm"):
         opened(worker, models.conv_net(tmp_path / "m.onnx")).sample(SampleOrder(samples=1))
+
+
+def test_requests_of_a_cold_engine_are_refused(worker: Worker, tmp_path: Path):
+    order = LedgerOrder(images=rows(tmp_path / "x.npy", pictures()), recipe=RECIPE)
+    with pytest.raises(UsageError, match="warm"):
+        opened(worker, models.conv_net(tmp_path / "m.onnx")).ledger(order)
+
+
+def test_requests_of_a_warm_engine_are_itemised(worker: Worker, tmp_path: Path):
+    order = LedgerOrder(images=rows(tmp_path / "x.npy", pictures()), recipe=RECIPE, requests=6)
+    opened(worker, models.conv_net(tmp_path / "m.onnx")).warm_up(WarmUpOrder(least_ms=0.1, seed=0))
+    found = worker.ledger(order)
+    assert found.samples == 6
+    assert found.compute_ms > 0
+    assert found.beside_ms == 0  # a rehearsal's clock stands still for all but computing
 
 
 def test_a_failed_open_leaves_nothing_open(worker: Worker, tmp_path: Path):
