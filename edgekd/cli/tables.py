@@ -301,7 +301,10 @@ def _ledger(found: Ledger) -> RenderableType:
 
 
 def _latency(ms: LatencySummary) -> str:
-    return f"p50 {ms.p50:.3f} ms, p99 {ms.p99:.3f} ms (at most {_bound(ms.p99_upper)} at {ms.confidence:.0%})"
+    bound = (
+        "too few independent samples for a bound" if ms.p99_upper is None else f"at most {ms.p99_upper:.3f}"
+    )
+    return f"p50 {ms.p50:.3f} ms, p99 {ms.p99:.3f} ms ({bound} at {ms.confidence:.0%})"
 
 
 def _limits(budget: Mapping[str, float], ms: LatencySummary) -> str:
