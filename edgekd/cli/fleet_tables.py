@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgekd.cli import layout
 from edgekd.values.fleet import (
     GRAVEST_FIRST,
     BundleVerdict,
@@ -35,12 +35,12 @@ _STYLES = {
 
 def fleet(found: Fleet) -> RenderableType:
     """Lay out the devices and what was calibrated."""
-    reached = _table("devices", "name", "processor", "cores", "memory", "runtimes", "fingerprint")
+    reached = layout.table("devices", "name", "processor", "cores", "memory", "runtimes", "fingerprint")
     for one in found.devices:
         reached.add_row(*_device(one))
     if not found.calibrations:
         return Group(reached, Text("  none is calibrated yet: edgekd devices calibrate", style="dim"))
-    kept = _table(
+    kept = layout.table(
         "calibrations", "device", "runtime", "model", "p50", "noise", "by CPU time", "pairs", "date", ""
     )
     for known in found.calibrations:
@@ -52,7 +52,7 @@ def calibrated(found: CalibrationReport) -> RenderableType:
     """Lay out what each runtime's noise is, and what it lets the gate find."""
     parts: list[RenderableType] = [Text("CALIBRATED", style="bold green")]
     for one in found.calibrated:
-        parts += [_pairs(_noise(one, found.threads)), _resolutions(one)]
+        parts += [layout.pairs(_noise(one, found.threads)), _resolutions(one)]
     problems = [Text(f"  warning: {problem}", style="yellow") for problem in found.problems]
     return Group(*parts, *problems, Text(f"  kept in {found.history}", style="dim"))
 
@@ -61,7 +61,7 @@ def requalified(found: Requalified) -> RenderableType:
     """Lay out the standing of each bundle, then why and what has changed."""
     counts = {one: sum(each.standing is one for each in found.bundles) for one in GRAVEST_FIRST}
     told = ", ".join(f"{count} {one.value}" for one, count in counts.items() if count)
-    table = _table(
+    table = layout.table(
         f"measured on {found.device} in {found.seconds:.0f} s; at least and at most at the bundle's confidence",
         *("", "bundle", "compiled", "limit", "now", "at least", "at most", "p50 then", "p50 now"),
     )
@@ -110,7 +110,7 @@ def _noise(one: Calibrated, threads: int) -> list[tuple[str, str]]:
 
 
 def _resolutions(one: Calibrated) -> Table:
-    table = _table(
+    table = layout.table(
         "what the gate finds here", "a slowdown of", "over a margin of", "clock", "pairs", "minutes", ""
     )
     for found in one.resolutions:
@@ -164,19 +164,3 @@ def _remarks(bundles: Iterable[BundleVerdict]) -> Iterator[Text]:
         if one.changes:
             changes = "; ".join(f"{change.what} {change.then} -> {change.now}" for change in one.changes)
             yield Text(f"  {one.bundle}: changed since it was accepted: {changes}", style="dim")
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, text in rows:
-        grid.add_row(f"  {name}", Text(text))
-    return grid
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold"), title_justify="left", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table

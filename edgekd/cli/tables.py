@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from edgekd.cli import layout
 from edgekd.stages.configure import Configured
 from edgekd.stages.doctor import Examination, Grade
 from edgekd.stages.init import Initialised
@@ -49,7 +48,7 @@ def outcome(found: Outcome) -> RenderableType:
         ("bundle", str(found.bundle)),
         ("use it", f"python {shlex.quote(str(found.bundle / 'run.py'))} --image some.png"),
     ]
-    return Group(Text("ACCEPTED", style="bold green"), _pairs(rows))
+    return Group(Text("ACCEPTED", style="bold green"), layout.pairs(rows))
 
 
 def plan(found: Plan) -> RenderableType:
@@ -68,7 +67,7 @@ def plan(found: Plan) -> RenderableType:
             f"{found.space_size:.2e} students; {found.measured} measurements, {found.device_seconds:.0f} s",
         ),
     ]
-    frontier = _table(
+    frontier = layout.table(
         "largest students expected at each latency", "ms", "range", "MMACs", "compiled", "student"
     )
     for reach in found.frontier:
@@ -80,12 +79,12 @@ def plan(found: Plan) -> RenderableType:
             str(reach.spec),
         )
     mends = [Text(f"  to mend it: {one.change} (saves {one.saves_ms:.3f} ms)") for one in found.relaxations]
-    return Group(verdict, *mends, _pairs(rows), Text(), frontier)
+    return Group(verdict, *mends, layout.pairs(rows), Text(), frontier)
 
 
 def profiled(found: Profile) -> RenderableType:
     """Lay out the latency of a model on each runtime."""
-    table = _table(
+    table = layout.table(
         "latency in ms, one inference",
         "compiled",
         "p50",
@@ -132,7 +131,7 @@ def profiled_json(found: Profile) -> dict[str, Any]:
 
 def exported(found: Exported) -> RenderableType:
     """Lay out the files of an export."""
-    table = _table(
+    table = layout.table(
         f"{found.source}, opset {found.opset}",
         "file",
         "compiled",
@@ -170,7 +169,7 @@ def quantized(found: Quantized) -> RenderableType:
         ("departs", f"{_error(found.max_error, found.scale)} from fp32"),
         ("labels changed", _changed(found.changed_labels, found.samples)),
     ]
-    return Group(_pairs(rows), *_problems(found), *_trust([("int8", own), ("fp32", parent)]))
+    return Group(layout.pairs(rows), *_problems(found), *_trust([("int8", own), ("fp32", parent)]))
 
 
 def compiled(found: Compiled) -> RenderableType:
@@ -183,7 +182,7 @@ def compiled(found: Compiled) -> RenderableType:
         ("opens in", f"{opened}; {found.memory_mib:.0f} MiB"),
         ("departs", f"{_error(found.max_error, found.scale)} from the source"),
     ]
-    return Group(_pairs(rows), *_problems(found))
+    return Group(layout.pairs(rows), *_problems(found))
 
 
 def distilled(found: Distilled) -> RenderableType:
@@ -202,12 +201,12 @@ def distilled(found: Distilled) -> RenderableType:
         ("departs", f"{_error(found.max_error, found.scale)} from torch, exported"),
         *_files(found.files),
     ]
-    return _pairs(rows)
+    return layout.pairs(rows)
 
 
 def verified(found: VerifyReport) -> RenderableType:
     """Lay out what was checked in a bundle."""
-    table = _table(str(found.folder), "", "check", "found")
+    table = layout.table(str(found.folder), "", "check", "found")
     for check in found.checks:
         mark = Text("skip" if check.passed is None else "ok" if check.passed else "bad")
         mark.stylize("yellow" if check.passed is None else "green" if check.passed else "bold red")
@@ -225,11 +224,11 @@ def with_verdict(found: Exported | VerifyReport) -> dict[str, Any]:
 
 def examined(found: Examination) -> RenderableType:
     """Lay out what the doctor found."""
-    machine = _table("this machine", "", "looked at", "found", "to mend it")
+    machine = layout.table("this machine", "", "looked at", "found", "to mend it")
     for finding in found.findings:
         word, style = _MARKS[finding.grade]
         machine.add_row(Text(word, style=style), finding.name, finding.value, finding.mend)
-    runtimes = _table("a real inference on each runtime", "", "runtime", "found", "to mend it")
+    runtimes = layout.table("a real inference on each runtime", "", "runtime", "found", "to mend it")
     for health in found.runtimes:
         if health.works:
             error = f", at most {health.max_error:.0e} from numpy" if health.max_error else ", as numpy does"
@@ -245,7 +244,7 @@ def examined(found: Examination) -> RenderableType:
 
 def configured(found: Configured) -> RenderableType:
     """Lay out every key of a job with its origin."""
-    table = _table(f"{found.name}, paths relative to {found.beside}", "key", "value", "from")
+    table = layout.table(f"{found.name}, paths relative to {found.beside}", "key", "value", "from")
     section = ""
     for setting in found.settings():
         if section not in ("", setting.key.partition(".")[0]):
@@ -265,14 +264,14 @@ def configured_json(found: Configured) -> dict[str, Any]:
 def initialised(found: Initialised) -> RenderableType:
     """Name the files written and the next command."""
     job = next(path for path in found.files if path.name == "job.toml")
-    return _pairs(
+    return layout.pairs(
         [*(("wrote", str(path)) for path in found.files), ("next", f"edgekd plan {shlex.quote(str(job))}")]
     )
 
 
 def fields(found: object) -> RenderableType:
     """Lay out a small value, a field a line."""
-    return _pairs([(name.replace("_", " "), _value(value)) for name, value in _flat(plain(found))])
+    return layout.pairs([(name.replace("_", " "), _value(value)) for name, value in _flat(plain(found))])
 
 
 def _flat(data: Mapping[str, Any], within: str = "") -> Iterable[tuple[str, Any]]:
@@ -294,7 +293,7 @@ def _value(value: Any) -> str:
 
 def _ledger(found: Ledger) -> RenderableType:
     """Lay out where the time of a request goes."""
-    table = _table("a request in ms, from an image to its label", *found.parts_ms, "timed as one")
+    table = layout.table("a request in ms, from an image to its label", *found.parts_ms, "timed as one")
     table.add_row(*(f"{ms:.4f}" for ms in (*found.parts_ms.values(), found.whole_ms)))
     text = f"  beside the model a request takes {found.beside_ms:.4f} ms; medians of {found.samples}"
     return Group(Text(), table, Text(text, style="dim"))
@@ -364,19 +363,3 @@ def _trust(latencies: Iterable[tuple[str, LatencySummary]]) -> list[Text]:
         for name, ms in latencies
         if ms.trust.reasons
     ]
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, text in rows:
-        grid.add_row(f"  {name}", Text(text))
-    return grid
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title, style="bold"), title_justify="left", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
