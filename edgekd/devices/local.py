@@ -190,9 +190,9 @@ class LocalDevice:
                 mend = f"run `pip install --force-reinstall {backends.PACKAGES.get(runtime, runtime)}`"
                 return RuntimeHealth(name=runtime, version="", works=False, problem=str(error), mend=mend)
 
-    def _open(self, child: Child, engine: Engine) -> OpenReply:
+    def _open(self, child: Child, engine: Engine, core: int | None = None) -> OpenReply:
         with _naming(engine):
-            order = OpenOrder(engine=_located(engine))
+            order = OpenOrder(engine=_located(engine), core=core)
             return child.ask("open", order, OpenReply, timeout_s=self._timeout_s)
 
     def _launch(
@@ -212,7 +212,8 @@ class LocalDevice:
             children = [stack.enter_context(self._child(engine)) for engine in engines]
             self._await_start(children, engines)
             for child, engine, run in zip(children, engines, runs):
-                opened = self._open(child, engine)
+                shared = protocol.one_core and engine.threads == 1
+                opened = self._open(child, engine, core=seed if shared else None)
                 run.launches.append(Launch(open_ms=opened.open_ms, memory_mib=opened.memory_mib))
             for child, engine in zip(children, engines):
                 warm = WarmUpOrder(least_ms=protocol.warmup_ms, seed=seed)

@@ -24,7 +24,7 @@ __all__ = ["PAIR", "Rivals", "Side", "compare", "pair_protocol", "replay"]
 log = logging.getLogger(__name__)
 
 PAIRS, REFERENCES = "pairs.jsonl", "references.jsonl"
-PAIR = Protocol(launches=1, blocks=8, samples=40, warmup_ms=60.0)
+PAIR = Protocol(launches=1, blocks=8, samples=40, warmup_ms=60.0, one_core=True)
 _ROUGH = Protocol(launches=1, blocks=1, samples=5, warmup_ms=5.0)
 _TURN_MS = 12.0  # long against the change of arms, short against what the machine does meanwhile
 _LEAST_SAMPLES, _MOST_SAMPLES = 3, 120  # a turn

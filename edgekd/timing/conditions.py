@@ -139,6 +139,13 @@ def software() -> Software:
     )
 
 
+def take_stock() -> None:
+    """Look at the whole machine once, before this process keeps to one core of it."""
+    hardware()
+    _watched()
+    _sensors()
+
+
 def conditions(load: Load) -> Conditions:
     """Put a load together with the machine and its software."""
     return Conditions(hardware=hardware(), software=software(), load=load)

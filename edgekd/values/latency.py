@@ -22,7 +22,7 @@ _ROUNDING = 1e-9
 class Protocol:
     """How samples are taken; part of a number's identity."""
 
-    version: int = 2
+    version: int = 3
     launches: int = 3  # fresh processes an engine
     blocks: int = 4  # turns an engine gets within a launch, interleaved with the others
     samples: int = 100  # inferences a block
@@ -30,6 +30,7 @@ class Protocol:
     seed: int = 0  # order of the engines within a round
     period_ms: float = 0.0  # one inference each so often, asleep in between; 0: back to back
     soak_s: float = 0.0  # of untimed inferences, spread over the blocks of a launch
+    one_core: bool = False  # single-threaded engines of a launch share one core, another one each launch
 
     @property
     def fingerprint(self) -> str:

@@ -50,6 +50,7 @@ class OpenOrder:
     """Load an engine and get it ready for inference; the worker keeps it open."""
 
     engine: Engine
+    core: int | None = None  # stay on that one of the fastest cores, counted around; None: on any
 
 
 @dataclass(frozen=True, kw_only=True)

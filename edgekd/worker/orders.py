@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekd import backends
 from edgekd.backends import Session, Tensors
 from edgekd.errors import BuildError, EdgekdError, ModelError, UsageError
-from edgekd.timing import conditions, sampling
+from edgekd.timing import conditions, cores, sampling
 from edgekd.values.conditions import Load
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
@@ -109,6 +109,9 @@ class Worker:
         """
         self.close()
         _check(order.engine.model)
+        if order.core is not None:  # before the runtime starts threads, which inherit it
+            conditions.take_stock()
+            cores.stay_on(order.core)
         backend = backends.load(order.engine.runtime)
         before_mib, start = conditions.memory_mib(), time.perf_counter()
         try:

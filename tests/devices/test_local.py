@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from edgekd.devices import Device, connect, local
 from edgekd.devices.local import LocalDevice
 from edgekd.errors import BuildError, DataError, DeviceError, IntegrityError, ModelError, UsageError
+from edgekd.timing import conditions, cores
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import TrustVerdict
 from edgekd.values.latency import Protocol
@@ -116,6 +119,34 @@ def test_every_launch_is_a_fresh_process(
     monkeypatch.setattr(local, "Child", Watched)
     device.time([models.engine(models.conv_net(tmp_path / "m.onnx"))], SHORT)
     assert len(set(started)) == SHORT.launches
+
+
+ONE_CORE = Protocol(launches=2, blocks=1, samples=1, warmup_ms=0.1, one_core=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins nothing")
+@pytest.mark.parametrize(
+    ("protocol", "threads"), [(ONE_CORE, 1), (ONE_CORE, 2), (replace(ONE_CORE, one_core=False), 1)]
+)
+def test_single_threaded_engines_of_a_launch_share_a_core_where_the_protocol_says_so(
+    device: LocalDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Protocol, threads: int
+):
+    seen: list[set[int]] = []
+
+    class Watched(Child):
+        def ask(self, name: str, order: object, reply: type[R], *, timeout_s: float) -> R:
+            if name == "sample":
+                seen.append(os.sched_getaffinity(self.pid))
+            return super().ask(name, order, reply, timeout_s=timeout_s)
+
+    monkeypatch.setattr(local, "Child", Watched)
+    paths = [models.conv_net(tmp_path / f"{width}.onnx", width=width) for width in (2, 4)]
+    first, _ = device.time([replace(models.engine(path), threads=threads) for path in paths], protocol)
+    allowed = os.sched_getaffinity(0)
+    large = cores.fastest(allowed)
+    own = [{large[launch % len(large)]} for launch in (0, 0, 1, 1)]
+    assert seen == (own if protocol.one_core and threads == 1 else [allowed] * 4)
+    assert first.conditions.hardware.cores == conditions.cores()  # the machine's, not the launch's
 
 
 def test_launches_take_their_turns_in_other_orders(

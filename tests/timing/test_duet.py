@@ -24,6 +24,7 @@ from edgekd.timing.duet import (
     ratio_of,
     signed_rank_bounds,
     signed_rank_p,
+    turn_times,
 )
 from edgekd.values.conditions import Conditions, Hardware, Load, Software, Trust, TrustVerdict
 from edgekd.values.gate import Clock, GateRules, GateVerdict
@@ -189,6 +190,12 @@ def test_the_clock_that_is_asked_for_decides():
     base, candidate = latency([[2.0, 2.0]]), latency([[4.0, 4.0]], cpu=[2.5, 2.5])
     assert pair_log_ratio(base, candidate, Clock.WALL) == pytest.approx(math.log(2))
     assert pair_log_ratio(base, candidate, Clock.CPU) == pytest.approx(math.log(1.25))
+
+
+def test_a_turn_is_stood_for_by_the_median_of_the_wall_clock_and_the_lower_quartile_of_the_cpu_clock():
+    turns = latency([[1.0, 2.0, 3.0, 4.0, 9.0], [5.0]], cpu=[1.0, 2.0, 3.0, 4.0, 9.0, 5.0])
+    assert turn_times(turns, Clock.WALL) == [3.0, 5.0]
+    assert turn_times(turns, Clock.CPU) == [2.0, 5.0]
 
 
 def test_a_latency_without_turns_is_one_turn():

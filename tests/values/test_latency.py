@@ -181,5 +181,11 @@ def test_a_soak_is_judged_by_its_later_blocks(latency_of: LatencyOf) -> None:
 
 def test_a_protocol_is_the_same_whatever_its_seed() -> None:
     assert Protocol(seed=1).fingerprint == Protocol(seed=2).fingerprint
-    others = [Protocol(version=1), Protocol(blocks=5), Protocol(period_ms=33.0), Protocol(soak_s=60.0)]
-    assert len({protocol.fingerprint for protocol in (*others, Protocol())}) == 5
+    others = [
+        Protocol(version=1),
+        Protocol(one_core=True),
+        Protocol(blocks=5),
+        Protocol(period_ms=33.0),
+        Protocol(soak_s=60.0),
+    ]
+    assert len({protocol.fingerprint for protocol in (*others, Protocol())}) == 6

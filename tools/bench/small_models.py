@@ -53,10 +53,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from edgekd.devices import Device, connect  # noqa: E402
 from edgekd.timing.duet import (  # noqa: E402
-    _turn_medians,
     hodges_lehmann,
     pair_log_ratio,
     signed_rank_bounds,
+    turn_times,
 )
 from edgekd.values.artifact import Artifact  # noqa: E402
 from edgekd.values.gate import Clock  # noqa: E402
@@ -211,7 +211,7 @@ def _estimated(way: str, found: Pairs, seconds: float) -> Found:
 
 
 def _rounds(pairs: Sequence[Pair]) -> list[float]:
-    turns = ((_turn_medians(one, Clock.WALL) for one in pair) for pair in pairs)
+    turns = ((turn_times(one, Clock.WALL) for one in pair) for pair in pairs)
     return [math.log(own / of) for anchor, model in turns for of, own in zip(anchor, model)]
 
 
