@@ -155,7 +155,7 @@ def honest_margin(noise: float, proportion: float, pairs: int, rules: GateRules)
 def _measured(device: Device, engine: Engine, pairs: int, rules: GateRules, now: Now) -> Iterator[_Twins]:
     """Yield the pairs that count; their number decides when it ends, never what they show."""
     side = Side(path=engine.model.file.path.name, engine=engine)
-    protocol = pair_protocol(device, Rivals(name="reference", base=side, candidate=side))
+    protocol = pair_protocol(device, Rivals(name="reference", base=side, candidate=side), rules)
     spare = max(math.ceil(rules.most_dropped * pairs), 2)
     lost: list[str] = []
     for number in range(pairs + spare):

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PAIRS, REFERENCES = "pairs.jsonl", "references.jsonl"
 PAIR = Protocol(launches=1, blocks=8, samples=40, warmup_ms=60.0, one_core=True)
 _ROUGH = Protocol(launches=1, blocks=1, samples=5, warmup_ms=5.0)
+_FINE, _FINE_BLOCKS = 0.01, 12  # up to this margin, turns scatter more than launches and are cheaper
 _TURN_MS = 12.0  # long against the change of arms, short against what the machine does meanwhile
 _LEAST_SAMPLES, _MOST_SAMPLES = 3, 120  # a turn
 _LOST_IN_A_ROW = 3
@@ -52,7 +53,7 @@ def compare(
         BuildError: an arm cannot be built, or dies each time.
 
     """
-    protocol = pair_protocol(device, rivals)
+    protocol = pair_protocol(device, rivals, rules)
     for name in (PAIRS, REFERENCES):  # of an earlier comparison in the same folder
         (folder / name).unlink(missing_ok=True)
     start, evidence = now(), Evidence()
@@ -80,14 +81,15 @@ def replay(folder: Path, rivals: Rivals, rules: GateRules, *, alpha: float) -> C
     return weigh(evidence, rivals, rules, alpha, protocol)
 
 
-def pair_protocol(device: Device, rivals: Rivals) -> Protocol:
-    """Choose the samples of a turn so that it takes some milliseconds, whatever the model.
+def pair_protocol(device: Device, rivals: Rivals, rules: GateRules) -> Protocol:
+    """Choose the samples of a turn so that it takes some milliseconds, and more turns for a fine question.
 
     Raises:
         BuildError: an arm cannot be measured; the message says which.
 
     """
-    return _turns_of(max(_rough_ms(device, word, side) for word, side in _sides(rivals)))
+    turns = _turns_of(max(_rough_ms(device, word, side) for word, side in _sides(rivals)))
+    return turns if rules.margin > _FINE else replace(turns, blocks=_FINE_BLOCKS)
 
 
 def _turns_of(inference_ms: float) -> Protocol:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
+_THREADS = Path("/proc/self/task")
 
 
 def stay_on(number: int) -> None:
-    """Keep this thread, and those it starts, on one of the fastest cores it may use, counted around.
+    """Keep this process's threads, and those they start, on one of the fastest cores it may use, counted around.
 
     Does nothing where the system cannot be asked for that.
     """
-    if hasattr(os, "sched_setaffinity"):  # Linux
-        candidates = fastest(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {candidates[number % len(candidates)]})
+    if not hasattr(os, "sched_setaffinity"):  # only Linux has it
+        return
+    candidates = fastest(os.sched_getaffinity(0))
+    for thread in _THREADS.iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), {candidates[number % len(candidates)]})
 
 
 def fastest(cores: Iterable[int], root: Path = _CPUS) -> list[int]:

@@ -109,9 +109,6 @@ class Worker:
         """
         self.close()
         _check(order.engine.model)
-        if order.core is not None:  # before the runtime starts threads, which inherit it
-            conditions.take_stock()
-            cores.stay_on(order.core)
         backend = backends.load(order.engine.runtime)
         before_mib, start = conditions.memory_mib(), time.perf_counter()
         try:
@@ -126,6 +123,11 @@ class Worker:
             grown_mib = max(0.0, conditions.memory_mib() - before_mib)
         else:  # a rehearsal gives the same figures each time
             open_ms, grown_mib = session.clock_ns() / 1e6, order.engine.model.size_bytes / (1 << 20)
+        if (
+            order.core is not None
+        ):  # after opening: a runtime arranges threads and memory for the cores it sees
+            conditions.take_stock()
+            cores.stay_on(order.core)
         return OpenReply(signature=session.signature, open_ms=open_ms, memory_mib=grown_mib)
 
     def warm_up(self, order: WarmUpOrder) -> Done:

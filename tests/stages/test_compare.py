@@ -133,5 +133,14 @@ def test_altered_pairs_are_refused(device: Device, tmp_path: Path):
 
 def test_a_turn_takes_some_milliseconds_whatever_the_model(device: Device, tmp_path: Path):
     small, large = network(tmp_path / "s.onnx"), network(tmp_path / "l.onnx", slowdown="30")
-    quick, slow = (pair_protocol(device, rivals(path, path)) for path in (small, large))
+    quick, slow = (pair_protocol(device, rivals(path, path), RULES) for path in (small, large))
     assert quick.samples > slow.samples >= 3
+
+
+def test_a_fine_question_is_given_more_turns_a_pair(device: Device, tmp_path: Path):
+    model = network(tmp_path / "m.onnx")
+    coarse, fine = (
+        pair_protocol(device, rivals(model, model), GateRules(margin=margin)).blocks
+        for margin in (0.03, 0.005)
+    )
+    assert fine > coarse

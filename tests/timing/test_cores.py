@@ -14,10 +14,11 @@ LINUX = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this sy
 
 @pytest.fixture
 def free() -> Iterator[set[int]]:
-    """The cores this thread may use, which it gets back afterwards."""
+    """The cores this process may use, which all of its threads get back afterwards."""
     allowed = os.sched_getaffinity(0)
     yield allowed
-    os.sched_setaffinity(0, allowed)
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), allowed)
 
 
 def capacities(root: Path, *values: str) -> Path:
@@ -53,14 +54,19 @@ def test_a_thread_stays_on_the_one_core_of_that_number(free: set[int]):
 
 
 @LINUX
-def test_threads_that_it_starts_stay_there_too(free: set[int]):
-    cores.stay_on(1)
+def test_the_other_threads_stay_there_too_those_that_run_and_those_to_come(free: set[int]):
     seen: list[set[int]] = []
-    thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
-    thread.start()
-    thread.join()
-    assert seen == [os.sched_getaffinity(0)]
-    assert len(seen[0]) == 1
+    asked = threading.Event()
+    running = threading.Thread(target=lambda: (asked.wait(10), seen.append(os.sched_getaffinity(0))))
+    running.start()
+    cores.stay_on(1)
+    asked.set()
+    running.join()
+    later = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+    later.start()
+    later.join()
+    own = os.sched_getaffinity(0)
+    assert (len(own), seen) == (1, [own, own])
 
 
 def test_a_system_that_pins_nothing_is_left_alone(monkeypatch: pytest.MonkeyPatch):
