@@ -1,132 +1,174 @@
 """Does the gate tell a slower model from an equal one, on a machine that is busy with something else?
 
-    python tools/bench/gate.py [--gates 300] [--found 40] [--load 2] [--parts alarms,found,fine,throttle,overhead]
+    python tools/bench/gate.py [--parts alarms,found,fine,spread,throttle,overhead] [--load 2] [--keep FOLDER]
 
 Prints JSON. Models are chains of equal convolutions, so that one block more in twenty is 5 % more work, and really
 is work. Every gate is a whole comparison as `edgekd check` makes it, in fresh processes; the load is as many
 processes that multiply matrices, which the bench starts and stops itself.
 
-    alarms    a file against itself (--model, or a chain), ONNX Runtime and OpenVINO by turns, under load: how often is that a FAIL?
+    alarms    a file against itself (--model, or a chain), under load: how often is that a FAIL?
     found     one block more in twenty (+5 %), under load: how often is it found, and in how many pairs?
     fine      one block more in a hundred (+1 %) by the CPU clock at a margin of 0.5 %, and a file against itself
+    spread    a file against itself while the load comes and goes: how far does the estimate scatter, and a stored one?
     throttle  one arm alone is slowed down and says so (rehearsal): 200 comparisons
     overhead  what sampling adds to the time of an inference that does nothing
 
-The samples of `alarms` and `found` are also judged by other tools' rules, and by a stored baseline.
+The samples are also judged by other tools' rules, and by a stored baseline. With --keep, comparisons that lie in the
+folder are not made again: what took hours may be stopped, and goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from gate_coverage import peers  # noqa: E402
+from gate_traces import others, spread  # noqa: E402
+from stand import chain, hogs, rivals_of, target_of  # noqa: E402
 
 from edgekd.devices import connect, local  # noqa: E402
 from edgekd.stages import compare as stage  # noqa: E402
 from edgekd.stages.compare import PAIRS, compare  # noqa: E402
-from edgekd.stages.configure import target_from  # noqa: E402
-from edgekd.stages.weigh import Rivals, Side  # noqa: E402
+from edgekd.store import write_text  # noqa: E402
 from edgekd.store.journal import read  # noqa: E402
 from edgekd.timing import sampling  # noqa: E402
-from edgekd.timing.duet import hodges_lehmann  # noqa: E402
 from edgekd.values.artifact import Artifact  # noqa: E402
+from edgekd.values.codec import decode, encode  # noqa: E402
 from edgekd.values.gate import Clock, Comparison, GateRules, GateVerdict, Pair  # noqa: E402
-from edgekd.values.job import TargetSection  # noqa: E402
-from edgekd.values.model import Engine, Model, Precision, Signature  # noqa: E402
+from edgekd.values.model import Model, Signature  # noqa: E402
 from edgekd.worker.orders import Worker  # noqa: E402
 
-RUNTIMES = ("onnxruntime", "openvino")
 FINE = GateRules(margin=0.005, clock=Clock.CPU)
+SPREAD = GateRules(clock=Clock.CPU, looks=(10,))  # always as many pairs
+COMING_AND_GOING = (0, 2, 4)  # processes of load, one comparison after the other
 THROTTLED = 200
-CHANNELS, SIDE = 16, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says."""
+
+    gates: int
+    load: int
+    runtimes: tuple[str, ...]
+    models: tuple[Path, ...]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--gates", type=int, default=300, help="comparisons of a file with itself, under load"
-    )
-    parser.add_argument("--found", type=int, default=40, help="comparisons with a slower file")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--gates", type=int, default=40, help="comparisons a part; 300 for `alarms`")
     parser.add_argument("--load", type=int, default=2, help="processes that keep the machine busy")
+    parser.add_argument("--runtimes", default="onnxruntime,openvino", help="by turns")
     parser.add_argument("--model", type=Path, action="append", help="an .onnx for `alarms`, once each")
-    parser.add_argument("--parts", default="alarms,found,fine,throttle,overhead")
-    arguments = parser.parse_args()
-    parts = arguments.parts.split(",")
-    found: dict[str, Any] = {"load": arguments.load}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if "alarms" in parts:
-            found["alarms"] = alarms(folder / "alarms", arguments.model, arguments.gates, arguments.load)
-        if "found" in parts:
-            found["found"] = slower(folder / "found", arguments.found, arguments.load)
-        if "fine" in parts:
-            found["fine"] = fine(folder / "fine", arguments.found)
-        if "throttle" in parts:
-            found["throttle"] = throttle(folder / "throttle")
-        if "overhead" in parts:
-            found["overhead"] = overhead()
+    parser.add_argument("--keep", type=Path, help="folder for the comparisons, and to go on from")
+    given = parser.parse_args()
+    asked = Asked(
+        gates=given.gates,
+        load=given.load,
+        runtimes=tuple(given.runtimes.split(",")),
+        models=tuple(given.model or ()),
+    )
+    found: dict[str, Any] = {"load": asked.load}
+    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory() as folder:
+        for part in given.parts.split(","):
+            found[part] = PARTS[part](Path(folder) / f"{part}-{asked.load}", asked)
     print(json.dumps(found, indent=1))
 
 
-def alarms(folder: Path, paths: Sequence[Path] | None, gates: int, load: int) -> dict[str, Any]:
-    models = [Model(file=Artifact.of(path.absolute())) for path in paths or ()]
+def alarms(folder: Path, asked: Asked) -> dict[str, Any]:
+    models = [Model(file=Artifact.of(path.absolute())) for path in asked.models]
     models = models or [chain(folder / "model.onnx", blocks=20)]
-    with hogs(load):
+    each = replace(asked, gates=asked.gates // len(models))
+    with hogs(asked.load):
         return {
-            model.file.path.name: _judged(folder / str(at), model, model, gates // len(models), GateRules())
+            model.file.path.name: _judged(folder / str(at), model, model, each, GateRules())
             for at, model in enumerate(models)
         }
 
 
-def slower(folder: Path, gates: int, load: int) -> dict[str, Any]:
+def slower(folder: Path, asked: Asked) -> dict[str, Any]:
     base, candidate = chain(folder / "base.onnx", 20), chain(folder / "slower.onnx", 21)
-    with hogs(load):
-        return _judged(folder, base, candidate, gates, GateRules())
+    with hogs(asked.load):
+        return _judged(folder, base, candidate, asked, GateRules())
 
 
-def fine(folder: Path, gates: int) -> dict[str, Any]:
+def fine(folder: Path, asked: Asked) -> dict[str, Any]:
     base, candidate = chain(folder / "base.onnx", 100), chain(folder / "slower.onnx", 101)
+    with hogs(asked.load):
+        return {
+            "+1 %": _judged(folder / "slower", base, candidate, asked, FINE),
+            "itself": _judged(folder / "itself", base, base, asked, FINE),
+        }
+
+
+def scatter(folder: Path, asked: Asked) -> dict[str, Any]:
+    """Compare a model of some 10 ms with itself; the load is another one for each comparison."""
+    model = chain(folder / "model.onnx", blocks=100, side=60)
+    made: list[Comparison] = []
+    traces: list[tuple[Pair, ...]] = []
+    for number in range(asked.gates):
+        with hogs(COMING_AND_GOING[number % len(COMING_AND_GOING)]):
+            time.sleep(1)  # until they are at it
+            one = replace(asked, gates=1, runtimes=(asked.runtimes[0],))
+            comparison, trace = _comparisons(folder / str(number), model, model, one, SPREAD)[0]
+        made.append(comparison)
+        traces.append(trace)
+        _tell(number + 1, asked.gates, made)
+    return {**_summary(made), "spread": spread(traces, Clock.CPU, asked.runtimes[:1])}
+
+
+def _judged(folder: Path, base: Model, candidate: Model, asked: Asked, rules: GateRules) -> dict[str, Any]:
+    pairs = _comparisons(folder, base, candidate, asked, rules)
+    made, traces = [one for one, _ in pairs], [trace for _, trace in pairs]
+    by_runtime = {
+        runtime: _summary(made[at :: len(asked.runtimes)])
+        for at, runtime in enumerate(asked.runtimes)
+        if made[at :: len(asked.runtimes)]
+    }
     return {
-        "+1 %": _judged(folder / "slower", base, candidate, gates, FINE),
-        "itself": _judged(folder / "itself", base, base, gates, FINE),
+        **_summary(made),
+        "by runtime": by_runtime,
+        "by other rules": others(traces, apart=len(asked.runtimes)),
+        "spread": spread(traces, rules.clock, asked.runtimes),
     }
 
 
-def _judged(folder: Path, base: Model, candidate: Model, gates: int, rules: GateRules) -> dict[str, Any]:
-    """Make so many comparisons, each in fresh processes, runtimes by turns."""
-    made: list[Comparison] = []
-    traces: list[tuple[Pair, ...]] = []
-    with connect(_target(*RUNTIMES)) as device:
-        for number in range(gates):
-            runtime = RUNTIMES[number % len(RUNTIMES)]
-            rivals = _rivals(base, candidate, runtime)
-            own = replace(rules, seed=1000 * number)
-            made.append(compare(folder / str(number), device, rivals, own, alpha=rules.alpha))
-            traces.append(read(folder / str(number) / PAIRS, Pair))
-            _tell(number + 1, gates, made)
-    return {**_summary(made), "by other rules": others(traces), "spread": spread(traces)}
+def _comparisons(
+    folder: Path, base: Model, candidate: Model, asked: Asked, rules: GateRules
+) -> list[tuple[Comparison, tuple[Pair, ...]]]:
+    """Make so many comparisons, each in fresh processes, runtimes by turns; those that are kept are read."""
+    made: list[tuple[Comparison, tuple[Pair, ...]]] = []
+    with connect(target_of(*asked.runtimes)) as device:
+        for number in range(asked.gates):
+            own, verdict = folder / str(number), folder / str(number) / "comparison.json"
+            rivals = rivals_of(base, candidate, asked.runtimes[number % len(asked.runtimes)])
+            if verdict.is_file():
+                comparison = decode(Comparison, json.loads(verdict.read_text()), "comparison")
+            else:
+                seeded = replace(rules, seed=1000 * number)
+                comparison = compare(own, device, rivals, seeded, alpha=rules.alpha)
+                # The reference has too few pairs for bounds, and JSON has no infinity.
+                comparison = replace(comparison, reference=None)
+                write_text(verdict, encode(comparison))
+            made.append((comparison, read(own / PAIRS, Pair)))
+            _tell(number + 1, asked.gates, [one for one, _ in made])
+    return made
 
 
 def _summary(made: Sequence[Comparison]) -> dict[str, Any]:
@@ -137,7 +179,9 @@ def _summary(made: Sequence[Comparison]) -> dict[str, Any]:
         "verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
         "median pairs": statistics.median(one.pairs for one in made),
         "median pairs of a FAIL": statistics.median(failed) if failed else None,
-        "median seconds": round(statistics.median(one.seconds for one in made), 1),
+        "seconds, median and p95": [
+            round(float(np.percentile([one.seconds for one in made], rank)), 1) for rank in (50, 95)
+        ],
         "median estimate": round(statistics.median(one.ratio.estimate for one in made if one.ratio), 4),
         "scatter of a pair, %": round(
             100 * statistics.median(statistics.stdev(one.log_ratios) for one in made), 2
@@ -145,56 +189,7 @@ def _summary(made: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def others(traces: Sequence[Sequence[Pair]]) -> dict[str, Any]:
-    """Let other tools' rules judge the same samples: the candidate's against the base's of the gate before.
-
-    That is what a stored baseline is: a measurement of the base from another time.
-    """
-    stored, beside = [], []
-    for before, now in zip(traces, traces[2:]):  # two on: the same runtime
-        candidate = [np.array(pair.candidate.samples_ms) for pair in now]
-        stored.append(peers([np.array(pair.base.samples_ms) for pair in before], candidate))
-        beside.append(peers([np.array(pair.base.samples_ms) for pair in now], candidate))
-    return {
-        "share that fails, stored baseline": _shares(stored),
-        "share that fails, base of the same pairs": _shares(beside),
-    }
-
-
-def _shares(verdicts: Sequence[dict[str, bool]]) -> dict[str, float]:
-    return {
-        name: round(statistics.mean(one[name] for one in verdicts), 3)
-        for name in (verdicts[0] if verdicts else ())
-    }
-
-
-def spread(traces: Sequence[Sequence[Pair]]) -> dict[str, Any]:
-    """Compare how much an estimate scatters from gate to gate, at equal samples: by pairs, and by a stored median."""
-    found: dict[str, Any] = {}
-    for at, runtime in enumerate(RUNTIMES):
-        own = [trace for trace in traces[at :: len(RUNTIMES)] if trace]
-        if len(own) < 3:
-            continue
-        paired = [hodges_lehmann([_log_ratio(pair) for pair in trace]) for trace in own]
-        alone = [
-            math.log(statistics.median(ms for pair in trace for ms in pair.candidate.samples_ms))
-            for trace in own
-        ]
-        found[runtime] = {
-            "pairs, %": round(100 * statistics.stdev(paired), 3),
-            "stored median, %": round(100 * statistics.stdev(alone), 3),
-            "ratio": round(statistics.stdev(alone) / statistics.stdev(paired), 1),
-        }
-    return found
-
-
-def _log_ratio(pair: Pair) -> float:
-    from edgekd.timing.duet import pair_log_ratio
-
-    return pair_log_ratio(pair.base, pair.candidate, Clock.WALL)
-
-
-def throttle(folder: Path) -> dict[str, Any]:
+def throttle(folder: Path, _: Asked) -> dict[str, Any]:
     """Slow one arm alone, on the rehearsal backend, in this process: nothing of it may be called a regression."""
     slow = {
         "slowdown": "40"
@@ -203,17 +198,17 @@ def throttle(folder: Path) -> dict[str, Any]:
     local.Child = WorkerHere  # type: ignore[misc, assignment]
     stage.reference = lambda: base  # the reference evaluator takes seconds for the shipped one
     verdicts: list[str] = []
-    with connect(_target("rehearsal", profile="rehearsal")) as device:
+    with connect(target_of("rehearsal", profile="rehearsal")) as device:
         for number in range(THROTTLED):
             hot = chain(folder / f"hot{number}.onnx", 4, {**slow, "throttle": f"{2 + number % 4}:1.4"})
-            rivals = _rivals(base, hot, "rehearsal")
+            rivals = rivals_of(base, hot, "rehearsal")
             rules = GateRules(seed=number)
             found = compare(folder / str(number), device, rivals, rules, alpha=rules.alpha)
             verdicts.append(found.verdict.value)
     return {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
 
 
-def overhead() -> dict[str, Any]:
+def overhead(_: Path, __: Asked) -> dict[str, Any]:
     """Sample an inference that does nothing: what is recorded is the harness."""
     session = Nothing()
     taken = [sampling.sample(session, [{}] * 8, 2000).wall_ns for _ in range(5)]
@@ -259,65 +254,6 @@ class WorkerHere:
         """Nothing to end."""
 
 
-def chain(path: Path, blocks: int, rehearsed: dict[str, str] | None = None) -> Model:
-    """Write a chain of equal 3x3 convolutions with the same weights, and how it is to be rehearsed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(0, 1 / math.sqrt(9 * CHANNELS), (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
-    bias = np.full(
-        CHANNELS, 0.1, np.float32
-    )  # or a long chain would end in numbers too small to be computed fast
-    nodes = []
-    for at in range(blocks):
-        nodes.append(helper.make_node("Conv", [f"x{at}", "kernel", "bias"], [f"y{at}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"y{at}"], [f"x{at + 1}"]))
-    shape = [1, CHANNELS, SIDE, SIDE]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"x{blocks}", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    if rehearsed:
-        helper.set_model_props(model, {f"rehearsal.{name}": value for name, value in rehearsed.items()})
-    onnx.save(model, path)
-    return Model(file=Artifact.of(path))
-
-
-@contextmanager
-def hogs(count: int) -> Iterator[None]:
-    """Keep the machine busy with processes that multiply matrices."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # one hog, one core
-    with ExitStack() as stack:
-        for _ in range(count):
-            process = multiprocessing.get_context("spawn").Process(target=_hog, daemon=True)
-            process.start()
-            stack.callback(process.terminate)
-        yield
-
-
-def _hog() -> None:
-    os.setsid()  # Linux shares its cores out by session: hogs of ours would stand back for the workers
-    matrix, parent = np.random.default_rng(0).random((300, 300)), os.getppid()
-    while os.getppid() == parent:  # a bench that was killed must not leave its load behind
-        matrix = matrix @ matrix
-        matrix /= np.abs(matrix).max()
-
-
-def _rivals(base: Model, candidate: Model, runtime: str) -> Rivals:
-    sides = [
-        Side(path=model.file.path.name, engine=Engine(model=model, runtime=runtime, precision=Precision.FP32))
-        for model in (base, candidate)
-    ]
-    return Rivals(name=candidate.file.path.name, base=sides[0], candidate=sides[1])
-
-
-def _target(*runtimes: str, profile: str = "x86-cpu") -> Any:
-    return target_from(TargetSection(profile=profile, runtimes=runtimes, threads=1), Path())
-
-
 def _tell(number: int, gates: int, made: Sequence[Comparison]) -> None:
     fails = sum(one.verdict is GateVerdict.FAIL for one in made)
     last = made[-1]
@@ -326,6 +262,15 @@ def _tell(number: int, gates: int, made: Sequence[Comparison]) -> None:
         file=sys.stderr,
     )
 
+
+PARTS: dict[str, Callable[[Path, Asked], dict[str, Any]]] = {
+    "alarms": alarms,
+    "found": slower,
+    "fine": fine,
+    "spread": scatter,
+    "throttle": throttle,
+    "overhead": overhead,
+}
 
 if __name__ == "__main__":
     main()

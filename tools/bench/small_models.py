@@ -48,8 +48,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
-from gate import _target, hogs  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from stand import hogs, target_of  # noqa: E402
 
 from edgekd.devices import Device, connect  # noqa: E402
 from edgekd.timing.duet import (  # noqa: E402
@@ -65,8 +65,8 @@ from edgekd.values.model import Engine, Model, Precision  # noqa: E402
 
 BUDGET_S = 1.95  # of wall time a model, start-up of its processes and its share of the anchor included
 GROUP = 7  # models that are alive together, and the anchor
-QUICK = Protocol(launches=1, blocks=10, samples=8, warmup_ms=20.0)
-LONG = Protocol(launches=1, blocks=16, samples=12, warmup_ms=40.0)
+QUICK = Protocol(launches=1, blocks=10, samples=8, warmup_ms=20.0, one_core=True)
+LONG = Protocol(launches=1, blocks=16, samples=12, warmup_ms=40.0, one_core=True)
 # us a layer and MACs a us, roughly
 LAW = {"plain": (1.5, 1e5), "pointwise": (1.5, 1e5), "depthwise": (3.0, 7e4)}
 OPENED = """
@@ -162,7 +162,7 @@ def main() -> None:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # or the load would outlive a bench that is killed
-    with tempfile.TemporaryDirectory() as scratch, connect(_target("openvino")) as device:
+    with tempfile.TemporaryDirectory() as scratch, connect(target_of("openvino")) as device:
         engines = [small(Path(scratch) / f"{at:02}.onnx", at) for at in range(asked.models)]
         paths = [_path(engine) for engine in engines]
         halves = [_grouped(device, engines, LONG, asked.truth_seconds / 2, "truth")]
