@@ -1,7 +1,6 @@
 """One file a runtime, the only place that runtime is imported: it opens an engine and runs it.
 
-A backend is a module of the shape `Backend`; `tests/contracts/backend.py` holds what it must do. `tensorrt`
-gets its line in `_MODULES` and its file beside the others with its own issue.
+A backend is a module of the shape `Backend`; `tests/contracts/backend.py` holds what it must do.
 """
 
 from __future__ import annotations
@@ -37,10 +36,20 @@ _MODULES = {
     "onnxruntime": "edgekd.backends.onnxruntime",
     "openvino": "edgekd.backends.openvino",
     "rehearsal": "edgekd.backends.rehearsal",
+    "tensorrt": "edgekd.backends.tensorrt",
+    "tensorrt-dla": "edgekd.backends.tensorrt",
+    "tensorrt-graph": "edgekd.backends.tensorrt",
 }
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "rehearsal": "onnx"}  # for pip
+PACKAGES = {  # for pip
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "rehearsal": "onnx",
+    "tensorrt": "tensorrt",
+    "tensorrt-dla": "tensorrt",
+    "tensorrt-graph": "tensorrt",
+}
 
-NAMES: tuple[str, ...] = tuple(_MODULES)
+NAMES: tuple[str, ...] = tuple(name for name in _MODULES if "-" not in name)  # without their variants
 
 
 class Backend(Interface):
@@ -78,7 +87,7 @@ def load(name: str) -> Backend:
 
     """
     if name not in _MODULES:
-        raise UsageError(f"no runtime is called {name!r}", mend=did_you_mean(name, NAMES))
+        raise UsageError(f"no runtime is called {name!r}", mend=did_you_mean(name, tuple(_MODULES)))
     try:
         return cast("Backend", importlib.import_module(_MODULES[name]))
     except ImportError as error:

@@ -33,6 +33,10 @@ def health(name: str) -> RuntimeHealth:
     mend = f"run `pip install --force-reinstall {backends.PACKAGES[name]}`"
     try:
         found = _answer(name, backend)
+    except BackendMissing as error:  # it imports its vendor, or reaches its driver, only when it is used
+        return RuntimeHealth(
+            name=name, version=_version(backend), works=False, problem=_words(error), mend=error.mend
+        )
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
         return RuntimeHealth(name=name, version=backend.version(), works=False, problem=str(error), mend=mend)
     worst = float(np.abs(found - expected()).max())
@@ -56,7 +60,21 @@ def expected() -> NDArray[np.float32]:
     return np.asarray(np.maximum(maps, 0).mean(axis=(2, 3), keepdims=True), dtype=np.float32)
 
 
+def _version(backend: backends.Backend) -> str:
+    """Return the version of what is installed; empty where it is not."""
+    try:
+        return backend.version()
+    except BackendMissing:
+        return ""
+
+
+def _words(error: BackendMissing) -> str:
+    return f"{error.what}: {error.cause}" if error.cause else error.what
+
+
 def _answer(name: str, backend: backends.Backend) -> NDArray[Any]:
-    engine = Engine(model=Model(file=Artifact.of(MODEL)), runtime=name, precision=Precision.FP32)
+    # A DLA computes no fp32: there, this says that TensorRT works, and a build will say whether the DLA does.
+    runtime = name.removesuffix("-dla")
+    engine = Engine(model=Model(file=Artifact.of(MODEL)), runtime=runtime, precision=Precision.FP32)
     with backend.open(engine) as session:
         return session.run({"image": IMAGE})["answer"]

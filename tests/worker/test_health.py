@@ -29,7 +29,7 @@ def test_what_numpy_expects_is_neither_zero_nor_the_same_in_every_channel():
     assert found.min() > 0.01
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "rehearsal"])  # what edgekd installs
 def test_every_runtime_here_works(name: str):
     found = health.health(name)
     assert found.works, found.problem
