@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import fleet, gate, jobs, models, workshop
+from edgekd.cli import devices, fleet, gate, jobs, models, workshop
+from edgekd.cli.options import unwrapped
 
 _LOOP = "The loop: a job in, a measured student out"
 _GATE = "The gate: does it still keep to its latency?"
@@ -57,11 +58,6 @@ app = typer.Typer(
 )
 
 
-def _unwrapped(text: str) -> str:
-    """Join the lines of each paragraph, for the terminal to wrap."""
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
@@ -98,9 +94,9 @@ for _panel, _verb, _examples in (
 ):
     app.command(
         _verb.__name__.rstrip("_"),
-        help=_unwrapped(_verb.__doc__ or ""),
+        help=unwrapped(_verb.__doc__ or ""),
         epilog=f"[bold]Examples[/bold]\n\n{_examples}",
         rich_help_panel=_panel,
     )(_verb)
 
-app.add_typer(fleet.devices, name="devices", rich_help_panel=_WORKSHOP)
+app.add_typer(devices.app, name="devices", rich_help_panel=_WORKSHOP)

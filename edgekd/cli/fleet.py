@@ -1,4 +1,4 @@
-"""Verbs about machines and about bundles that shipped: devices, devices calibrate, requalify."""
+"""The verb about bundles that shipped: requalify."""
 
 from __future__ import annotations
 
@@ -10,30 +10,20 @@ import typer
 
 from edgekd.cli.options import (
     AsJson,
+    DeviceName,
     Inconclusive,
     Out,
     ProfileName,
     Quiet,
-    Runtimes,
-    Threads,
     Verbose,
-    state_file,
+    Wait,
     target_from_options,
 )
 from edgekd.cli.progress import progress
 from edgekd.cli.show import show, show_json
-from edgekd.errors import UsageError
 from edgekd.values.codec import plain
 from edgekd.values.fleet import Requalified, Standing
 
-DEVICES = """\
-  [cyan]edgekd devices[/cyan]
-  [cyan]edgekd devices calibrate --runtime openvino[/cyan]
-"""
-CALIBRATE = """\
-  [cyan]edgekd devices calibrate[/cyan]
-  [cyan]edgekd devices calibrate --runtime onnxruntime --pairs 60 --json[/cyan]
-"""
 REQUALIFY = """\
   [cyan]edgekd requalify runs/digits/bundle[/cyan]
   [cyan]edgekd requalify shipped/*/ --same-hardware --inconclusive fail --out requalified[/cyan]
@@ -48,82 +38,6 @@ _EXIT = {
     Standing.MEETS: 0,
 }
 
-History = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="SQLite file that keeps calibrations; ~/.local/state/edgekd/history.sqlite unless given.",
-        show_default=False,
-    ),
-]
-
-devices = typer.Typer(
-    help="List devices and what each can resolve; [bold]calibrate[/bold] finds that out.",
-    epilog=f"[bold]Examples[/bold]\n\n{DEVICES}",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    invoke_without_command=True,
-)
-
-
-@devices.callback()
-def devices_(
-    context: typer.Context,
-    *,
-    history: History = None,
-    profile_name: ProfileName = "x86-cpu",
-    as_json: AsJson = False,
-) -> None:
-    """List what can be reached, and what was calibrated; the help text is the app's."""
-    if context.invoked_subcommand is not None:
-        if history is not None or as_json:
-            name = context.invoked_subcommand
-            mend = f"write: edgekd devices {name} --json --history FILE"
-            raise UsageError(f"options of {name} stand after it", mend=mend)
-        return
-    target = target_from_options(profile_name, None, None)
-    from edgekd.cli import fleet_tables
-    from edgekd.pipeline import fleet
-
-    found = fleet.list_devices(target, history=history or state_file(), today=fleet.utc_now())
-    show(found, fleet_tables.fleet, as_json=as_json)
-
-
-@devices.command(epilog=f"[bold]Examples[/bold]\n\n{CALIBRATE}")
-def calibrate(
-    *,
-    pairs: Annotated[int, typer.Option(min=10, help="Of a model against itself, for each runtime.")] = 40,
-    history: History = None,
-    runtime: Runtimes = None,
-    threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Time a model against itself, and say which slowdown this device shows in how many minutes.
-
-    Takes a minute or two for each runtime. What was measured is kept after every 10 pairs.
-    """
-    from edgekd.values.gate import GateRules
-
-    target = target_from_options(profile_name, runtime, threads)
-    kept_in = history or state_file()
-    with progress(quiet=quiet, verbose=verbose):
-        from edgekd.pipeline import fleet
-
-        found = fleet.calibrate_devices(
-            target,
-            pairs=pairs,
-            rules=GateRules(),
-            history=kept_in,
-            today=fleet.utc_now(),
-            chosen=bool(runtime),
-        )
-    from edgekd.cli import fleet_tables
-
-    show(found, fleet_tables.calibrated, as_json=as_json)
-
 
 def requalify(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Folders of bundles.")],
@@ -135,7 +49,9 @@ def requalify(
         Inconclusive,
         typer.Option(help="fail: exit 3. warn, pass: exit 0, with and without a warning."),
     ] = Inconclusive.WARN,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -147,7 +63,7 @@ def requalify(
     code 1: one breaks a limit, no longer runs or computes something else. 4: its runtime is missing. 5: other
     hardware. 6: a file is not what its manifest says.
     """
-    target = target_from_options(profile_name, None, None)
+    target = target_from_options(profile_name, None, None, device, wait)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd.pipeline import fleet
 

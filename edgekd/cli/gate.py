@@ -11,16 +11,18 @@ import typer
 
 from edgekd.cli.options import (
     AsJson,
+    DeviceName,
     Inconclusive,
     Mean,
-    Out,
     ProfileName,
     Quiet,
+    Record,
     Runtimes,
     Shapes,
     Std,
     Threads,
     Verbose,
+    Wait,
     names_from,
     normalisation_from,
     shapes_from,
@@ -194,6 +196,16 @@ Annotate = Annotated[
         "--annotate", help="Print GitHub annotations; on in GitHub Actions.", rich_help_panel=_REPORT
     ),
 ]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Every sample, JUnit XML, a comment, a page and JSON go here; latency-gate/ unless given.",
+        show_default=False,
+        rich_help_panel=_REPORT,
+    ),
+]
 
 
 def check(
@@ -217,11 +229,14 @@ def check(
     shape: Shapes = None,
     runtime: Runtimes = None,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
+    record: Record = "",
     history: HistoryFile = None,
     inconclusive: OnInconclusive = Inconclusive.FAIL,
     annotate: Annotate = False,
-    out: Out = None,
+    out: Folder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -229,7 +244,6 @@ def check(
     """Say whether a candidate is slower than its base, here and now.
 
     Both are timed in turns, in fresh processes, until the answer is clear: a busy machine makes it slower, not wrong.
-    DIR is latency-gate/ unless given; it holds every sample, JUnit XML, a comment, a page and JSON.
     """
     question = Question(
         models=tuple(models),
@@ -239,21 +253,16 @@ def check(
         update=update,
         limits_ms=limits_from(limit),
         rules=GateRules(
-            margin=margin,
-            clock=clock,
-            alpha=alpha,
-            max_minutes=max_minutes,
-            size_margin=max_size,
-            memory_margin=max_memory,
-            max_accuracy_drop=max_accuracy_drop,
+            margin=margin, clock=clock, alpha=alpha, max_minutes=max_minutes, size_margin=max_size,
+            memory_margin=max_memory, max_accuracy_drop=max_accuracy_drop,
         ),
         runtimes=names_from(runtime),
         shapes=shapes_from(shape),
         data=data or "",
         normalisation=normalisation_from(mean, std),
         command=this_command(),
-    )
-    target = target_from_options(profile_name, runtime, threads)
+    )  # fmt: skip
+    target = target_from_options(profile_name, runtime, threads, device, wait, record=record)
     found = _asked(question, target, out or _FOLDER, history, quiet=quiet, verbose=verbose)
     raise _answered(found, out or _FOLDER, inconclusive, as_json=as_json, annotate=annotate)
 

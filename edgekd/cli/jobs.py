@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.options import AsJson, JobArgument, Out, Overrides, Quiet, Verbose
+from edgekd.cli.options import (
+    AsJson,
+    DeviceName,
+    JobArgument,
+    Out,
+    Overrides,
+    Quiet,
+    Record,
+    Verbose,
+    Wait,
+    overrides_with,
+)
 from edgekd.cli.progress import progress
 from edgekd.cli.show import show, this_command
 
 RUN = """\
   [cyan]edgekd run digits[/cyan]
   [cyan]edgekd run job.toml --out runs/today budget.latency_ms.p99=1.5 search.trials=4[/cyan]
+  [cyan]edgekd run job.toml --target pi[/cyan]
   [cyan]edgekd run job.toml --json | jq .latency_ms.p99_upper[/cyan]
 """
 PLAN = """\
@@ -33,6 +45,9 @@ def run(
     job: JobArgument,
     overrides: Overrides = None,
     *,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
+    record: Record = "",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -45,7 +60,7 @@ def run(
     """
     from edgekd.stages.configure import configure
 
-    asked = configure(job, overrides or ())
+    asked = configure(job, overrides_with(overrides, device, wait, record))
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -65,6 +80,9 @@ def plan(
     job: JobArgument,
     overrides: Overrides = None,
     *,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
+    record: Record = "",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -77,7 +95,7 @@ def plan(
     """
     from edgekd.stages.configure import configure
 
-    asked = configure(job, overrides or ())
+    asked = configure(job, overrides_with(overrides, device, wait, record))
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 

@@ -9,15 +9,18 @@ import typer
 
 from edgekd.cli.options import (
     AsJson,
+    DeviceName,
     Mean,
     Out,
     ProfileName,
     Quiet,
+    Record,
     Runtimes,
     Shapes,
     Std,
     Threads,
     Verbose,
+    Wait,
     choices_from,
     normalisation_from,
     precision_from,
@@ -33,6 +36,7 @@ PROFILE = """\
   [cyan]edgekd profile model.onnx[/cyan]
   [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino[/cyan]
   [cyan]edgekd profile bundle/model.onnx --threads 2 --json[/cyan]
+  [cyan]edgekd profile model.onnx --target pi[/cyan]          on a board of `edgekd devices`
   [cyan]edgekd profile runs/digits/bundle[/cyan]
 """
 EXPORT = """\
@@ -105,7 +109,10 @@ def profile(
     ] = None,
     runtime: Runtimes = None,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
+    record: Record = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -118,7 +125,7 @@ def profile(
     if threads is not None and model.is_dir():
         raise UsageError(f"{model} is measured as it ships", mend="leave --threads out")
     shapes, precisions = shapes_from(shape), precisions_from(precision)
-    target = target_from_options(profile_name, runtime, threads)
+    target = target_from_options(profile_name, runtime, threads, device, wait, record=record)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -150,7 +157,9 @@ def export(
         int | None, typer.Option(help="ONNX opset; what suits the target unless given.", show_default=False)
     ] = None,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -163,7 +172,7 @@ def export(
     shapes, precisions = shapes_from(inputs, "--input"), precisions_from(precision)
     formats = choices_from(to, _FORMATS, "--to")
     normalisation = normalisation_from(mean, std)
-    target = target_from_options(profile_name, None, threads)
+    target = target_from_options(profile_name, None, threads, device, wait)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -198,7 +207,9 @@ def quantize(
     std: Std = None,
     shape: Shapes = None,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -209,7 +220,7 @@ def quantize(
     DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
     """
     shapes, normalisation = shapes_from(shape), normalisation_from(mean, std)
-    target = target_from_options(profile_name, runtime, threads)
+    target = target_from_options(profile_name, runtime, threads, device, wait)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -236,7 +247,9 @@ def compile_(
     ] = "fp32",
     shape: Shapes = None,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -247,7 +260,7 @@ def compile_(
     DIR is compiled/ unless given.
     """
     wanted = precision_from(precision)
-    target = target_from_options(profile_name, runtime, threads)
+    target = target_from_options(profile_name, runtime, threads, device, wait)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -268,7 +281,9 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.", exists=True)],
     *,
     threads: Threads = None,
-    profile_name: ProfileName = "x86-cpu",
+    profile_name: ProfileName = None,
+    device: DeviceName = None,
+    wait: Wait = 0.0,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -277,7 +292,7 @@ def verify(
 
     Exit code 6: a file is not what the manifest says. Exit code 1: a model computes something else.
     """
-    target = target_from_options(profile_name, None, threads)
+    target = target_from_options(profile_name, None, threads, device, wait)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 

@@ -54,9 +54,23 @@ Overrides = Annotated[
     ),
 ]
 ProfileName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--profile", metavar="NAME", help="Hardware profile, by name or path.", rich_help_panel=_TARGET
+        "--profile",
+        metavar="NAME",
+        help="Hardware profile, by name or path; the device's own unless given (of this machine: x86-cpu).",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A board of `edgekd devices`, or cassette:FILE; this machine unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
     ),
 ]
 Runtimes = Annotated[
@@ -75,6 +89,27 @@ Threads = Annotated[
         "--threads",
         min=1,
         help="Threads of an inference; the profile's unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+Wait = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0.0,
+        help="For a board that somebody else measures on; at once unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+Record = Annotated[
+    str,
+    typer.Option(
+        "--record",
+        metavar="FILE",
+        help="Write what the device is asked and answers into a file, for --target cassette:FILE.",
         show_default=False,
         rich_help_panel=_TARGET,
     ),
@@ -184,23 +219,72 @@ def normalisation_from(mean: str | None, std: str | None) -> Normalisation | Non
     return Normalisation(mean=numbers_from(mean or "0", "--mean"), std=numbers_from(std or "1", "--std"))
 
 
+def unwrapped(text: str) -> str:
+    """Join the lines of each paragraph of a help text, for the terminal to wrap."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
 def names_from(text: str | None) -> tuple[str, ...]:
     """Read `a,b`."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def target_from_options(profile_name: str, runtime: str | None, threads: int | None) -> Target:
-    """Read --profile, --runtime and --threads.
+def target_from_options(
+    profile_name: str | None,
+    runtime: str | None,
+    threads: int | None,
+    device: str | None = None,
+    wait_s: float = 0.0,
+    *,
+    record: str = "",
+) -> Target:
+    """Read --profile, --runtime, --threads, --target, --wait and --record.
 
     Raises:
         ConfigError: no such profile, or a runtime that it does not list.
+        DeviceError: no such device.
 
     """
-    from edgekd.stages.configure import target_from
+    from edgekd.stages.configure import DEFAULT_TARGET, profile_of, target_from
     from edgekd.values.job import TargetSection
 
-    section = TargetSection(profile=profile_name, runtimes=names_from(runtime), threads=threads)
+    name = device or DEFAULT_TARGET.device
+    section = TargetSection(
+        profile=profile_name or profile_of(name),
+        device=name,
+        runtimes=names_from(runtime),
+        threads=threads,
+        wait_s=wait_s,
+        record=record,
+    )
     return target_from(section, Path())
+
+
+def overrides_with(
+    overrides: Sequence[str] | None, device: str | None, wait_s: float, record: str
+) -> list[str]:
+    """Let --target, --wait and --record stand for overrides of [target], which win over others.
+
+    Raises:
+        DeviceError: no device has this name.
+
+    """
+    if device:
+        _check_known(device)
+    asked = {
+        "target.device": device or "",
+        "target.wait_s": f"{wait_s:g}" if wait_s else "",
+        "target.record": record,
+    }
+    return [*(overrides or ()), *(f"{key}={text}" for key, text in asked.items() if text)]
+
+
+def _check_known(device: str) -> None:
+    from edgekd.devices import CASSETTE, registry
+    from edgekd.stages.configure import DEFAULT_TARGET
+
+    if device != DEFAULT_TARGET.device and not device.startswith(CASSETTE):
+        registry.known_board(registry.config_folder(), device)
 
 
 def state_file() -> Path:

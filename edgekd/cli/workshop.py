@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.options import AsJson, JobArgument, Overrides, ProfileName
+from edgekd.cli.options import AsJson, JobArgument, Overrides, ProfileName, target_from_options
 from edgekd.cli.show import show, show_json
 
 INIT = """\
@@ -75,18 +75,16 @@ def config(
         show(configured, tables.configured, as_json=False)
 
 
-def doctor(*, profile_name: ProfileName = "x86-cpu", as_json: AsJson = False) -> None:
+def doctor(*, profile_name: ProfileName = None, as_json: AsJson = False) -> None:
     """Examine this machine, with a real inference on every runtime.
 
     Exit code 4: no runtime works.
     """
     from edgekd.cli import tables
     from edgekd.devices import connect
-    from edgekd.stages.configure import target_from
     from edgekd.stages.doctor import doctor as examine
-    from edgekd.values.job import TargetSection
 
-    with connect(target_from(TargetSection(profile=profile_name), Path())) as device:
+    with connect(target_from_options(profile_name, None, None)) as device:
         examination = examine(device, Path.cwd())
     show(examination, tables.examined, as_json=as_json)
     raise typer.Exit(0 if examination.healthy else 4)

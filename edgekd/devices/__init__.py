@@ -1,4 +1,4 @@
-"""Where a target is: this machine through a child process; other machines through the same orders."""
+"""Where a target is: this machine through a child process, a board through SSH, or a recorded session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol as Interface
 
-from edgekd.errors import DeviceError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.ledger import Ledger
@@ -15,6 +14,8 @@ from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import OpenReply, ProbeReply
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
+
+CASSETTE = "cassette:"  # and the file of a recorded session
 
 
 class Device(AbstractContextManager["Device"], Interface):
@@ -78,18 +79,36 @@ class Device(AbstractContextManager["Device"], Interface):
 
 
 def connect(target: Target) -> Device:
-    """Reach the device of a target.
+    """Reach the device of a target: this machine, a recorded one, or a board that was added.
+
+    Args:
+        target: its `device` is "local", "cassette:FILE", or a name from `edgekd devices`; with `record`, what is
+            asked and answered is written into that file.
 
     Raises:
-        DeviceError: no device of that name can be reached.
+        DeviceError: no device of that name is known.
+        ConfigError: the file of devices is broken.
 
     """
-    if target.device != "local":
-        raise DeviceError(
-            f"no device is called {target.device!r}",
-            cause="devices over SSH are not in this version",
-            mend='write device = "local"',
-        )
-    from edgekd.devices.local import LocalDevice
+    device = _reach(target)
+    if not target.record:
+        return device
+    from edgekd.devices.cassette import record
 
-    return LocalDevice(target)
+    return record(device, Path(target.record))
+
+
+def _reach(target: Target) -> Device:
+    if target.device == "local":
+        from edgekd.devices.local import LocalDevice
+
+        return LocalDevice(target)
+    if target.device.startswith(CASSETTE):
+        from edgekd.devices.cassette import CassetteDevice
+
+        return CassetteDevice(Path(target.device.removeprefix(CASSETTE)), target)
+    from edgekd.devices import registry
+    from edgekd.devices.ssh import SshDevice
+
+    board = registry.known_board(registry.config_folder(), target.device)
+    return SshDevice(board, target, wait_s=target.wait_s)

@@ -74,13 +74,12 @@ class LocalDevice:
         """
         with self._clocked():
             found = [self._probe(name) for name in self._target.runtimes]
-            machine = next((reply.conditions for reply in found if isinstance(reply, ProbeReply)), None)
-            if machine is None:
+            told = next((reply for reply in found if isinstance(reply, ProbeReply)), None)
+            if told is None:
                 with self._child() as child:
-                    order = ProbeOrder(runtimes=())
-                    machine = child.ask("probe", order, ProbeReply, timeout_s=_PROBE_TIMEOUT_S).conditions
+                    told = child.ask("probe", ProbeOrder(runtimes=()), ProbeReply, timeout_s=_PROBE_TIMEOUT_S)
         health = tuple(reply.runtimes[0] if isinstance(reply, ProbeReply) else reply for reply in found)
-        return ProbeReply(conditions=machine, runtimes=health)
+        return replace(told, runtimes=health)
 
     def inspect(self, model: Artifact) -> Signature:
         """Check a model for hostile content and read its signature, in a child.

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgekd.devices import Device, connect
-from edgekd.errors import BackendMissing, UsageError
+from edgekd.devices import Device, connect, registry, ssh
+from edgekd.errors import BackendMissing, EdgekdError, UsageError
 from edgekd.stages.calibrate_device import calibrating, resolutions
 from edgekd.stages.requalify import requalify
 from edgekd.store import write_text
 from edgekd.store.measurements import GateLog
+from edgekd.values.board import Board
 from edgekd.values.codec import encode
 from edgekd.values.fleet import (
     BundleVerdict,
     Calibrated,
     CalibrationReport,
     Fleet,
+    KnownBoard,
     KnownCalibration,
     KnownDevice,
     Requalified,
@@ -31,29 +34,42 @@ from edgekd.values.target import Target
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 16  # boards asked at the same time
 _FRESH_DAYS = 7  # noise is the neighbours' too, and they change
 
 
-def list_devices(target: Target, *, history: Path, today: str) -> Fleet:
-    """Say which devices can be reached, and what was calibrated on them.
+def list_devices(
+    target: Target, *, history: Path, today: str, config: Path | None = None, reach: bool = False
+) -> Fleet:
+    """Say which devices there are, and what was calibrated on them.
 
     Args:
-        target: names the device.
+        target: names the device that is asked what it is now.
         history: the SQLite file of calibrations; it need not exist, and is not made.
         today: UTC, ISO 8601.
+        config: the folder of edgekd's settings, with the boards that were added; None: none were.
+        reach: ask each board whether it answers.
 
     Raises:
+        ConfigError: the file of boards is broken.
         IntegrityError: the history cannot be read.
 
     """
+    boards = tuple(registry.boards(config).values()) if config is not None else ()
     with connect(replace(target, runtimes=())) as device:
         found = device.probe().conditions
         known = KnownDevice(name=device.name, fingerprint=found.fingerprint, conditions=found)
+    prints = {one.name: one.conditions for one in boards if one.conditions} | {known.name: known.fingerprint}
     kept = GateLog(history).calibrations() if history.is_file() else ()
     calibrations = tuple(
-        KnownCalibration(calibration=one, outdated=_outdated(one, known, today)) for one in kept
+        KnownCalibration(calibration=one, outdated=_outdated(one, prints, today)) for one in kept
     )
-    return Fleet(devices=(known,), calibrations=calibrations, history=history)
+    return Fleet(
+        devices=(known,),
+        calibrations=calibrations,
+        history=history,
+        boards=_reached(boards) if reach else tuple(KnownBoard(board=one) for one in boards),
+    )
 
 
 def calibrate_devices(
@@ -168,8 +184,21 @@ def _working(device: Device, *, chosen: bool) -> tuple[list[str], tuple[str, ...
     return [one.name for one in health if one.works], problems
 
 
-def _outdated(calibration: Calibration, device: KnownDevice, today: str) -> str:
-    if calibration.device == device.name and calibration.fingerprint != device.fingerprint:
+def _reached(boards: Sequence[Board]) -> tuple[KnownBoard, ...]:
+    """Ask all boards at once: one that is switched off keeps no other waiting."""
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        return tuple(pool.map(_asked, boards))
+
+
+def _asked(board: Board) -> KnownBoard:
+    try:
+        return KnownBoard(board=board, survey=ssh.survey(board))
+    except EdgekdError as error:
+        return KnownBoard(board=board, problem=f"{error.what}: {error.cause}" if error.cause else error.what)
+
+
+def _outdated(calibration: Calibration, prints: Mapping[str, str], today: str) -> str:
+    if prints.get(calibration.device, calibration.fingerprint) != calibration.fingerprint:
         return "of another machine, or of other software on it"
     days = (_day(today) - _day(calibration.date)).days
     return f"{days} days old" if days > _FRESH_DAYS else ""

@@ -119,7 +119,8 @@ def workbench(
             families=job.search.families,
         )
         ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
-        identity = [job_digest(job), target, task.fingerprint, ready.fingerprint, probe.conditions]
+        where = replace(target, wait_s=0.0, record="", device=device.name)
+        identity = [job_digest(job), where, task.fingerprint, ready.fingerprint, probe.conditions]
         yield Workbench(
             job=job,
             name=name,

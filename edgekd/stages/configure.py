@@ -20,6 +20,9 @@ from edgekd.values.target import Profile, Target
 
 USER_FILE = Path("~/.config/edgekd/config.toml")
 
+DEFAULT_TARGET = TargetSection()
+_RISING = (DEFAULT, "user file", "job", "environment", layers.COMMAND_LINE)  # what origins begin with
+
 _SHIPPED = {
     "jobs": "tools/jobs",
     "hardware_profiles": "hardware_profiles",
@@ -74,6 +77,7 @@ def configure(
         layers.from_environment(environment),
         layers.from_overrides(overrides),
     )
+    _take_profile_of_device(held, origins)
     job = decode(Job, _nested(held))
     return Configured(job=job, name=path.stem, beside=path.resolve().parent, origins=origins)
 
@@ -109,7 +113,28 @@ def target_from(section: TargetSection, beside: Path) -> Target:
         device=section.device,
         runtimes=section.runtimes or tuple(profile.runtimes),
         threads=section.threads or profile.threads,
+        wait_s=section.wait_s,
+        record=section.record,
     )
+
+
+def profile_of(device: str) -> str:
+    """Return the hardware profile of a device where none is asked for: the one that it was added with.
+
+    Raises:
+        DeviceError: no device has this name.
+        ConfigError: none fitted when it was added.
+
+    """
+    from edgekd.devices import CASSETTE, registry
+
+    if device == DEFAULT_TARGET.device or device.startswith(CASSETTE):
+        return DEFAULT_TARGET.profile
+    board = registry.known_board(registry.config_folder(), device)
+    if not board.profile:
+        mend = f"give --profile NAME; one is made by: edgekd devices probe {device} --write-profile {device}.toml"
+        raise ConfigError(f"no hardware profile is written down for {device}", mend=mend)
+    return board.profile
 
 
 def shipped(kind: str, name: str) -> Path:
@@ -137,7 +162,7 @@ def job_digest(job: Job) -> str:
             job,
             teacher=dataclasses.replace(job.teacher, model="", weights=None),
             task=dataclasses.replace(job.task, data=""),
-            target=dataclasses.replace(job.target, profile=""),
+            target=dataclasses.replace(job.target, profile="", wait_s=0.0, record=""),
             search=dataclasses.replace(job.search, trials=1, finalists=1),
         )
     )
@@ -194,6 +219,26 @@ def _merged(*rising: Layer) -> tuple[dict[str, Any], dict[str, str]]:
     order = {key: at for at, key in enumerate(layers.known_keys())}
     ranked = sorted(origins, key=lambda key: order.get(key, order.get(key.rpartition(".")[0], 0)))
     return held, {key: origins[key] for key in ranked}
+
+
+def _take_profile_of_device(held: dict[str, Any], origins: dict[str, str]) -> None:
+    """Let a board bring its own profile along, unless one is given where the device is, or more strongly.
+
+    A board that is not known here changes nothing: a job can be read where it does not run.
+    """
+    device = held["target.device"]
+    own, given = (_RISING.index(_layer(origins[f"target.{key}"])) for key in ("device", "profile"))
+    if own <= given or device == DEFAULT_TARGET.device:
+        return
+    from edgekd.devices import registry
+
+    board = registry.boards(registry.config_folder()).get(str(device))
+    if board is not None and board.profile:
+        held["target.profile"], origins["target.profile"] = board.profile, f"device {device}"
+
+
+def _layer(origin: str) -> str:
+    return next(word for word in _RISING if origin.startswith(word))
 
 
 def _displaced(layer: Layer) -> list[str]:

@@ -73,8 +73,8 @@ def doctor(device: Device, folder: Path, *, root: Path = Path("/")) -> Examinati
         _cores(reply.conditions, root),
         _memory(root),
         _disk(folder),
-        _governor(reply.conditions),
-        _load(reply.conditions),
+        governor(reply.conditions),
+        load(reply.conditions),
         _installed(packages),
     )
     return Examination(
@@ -155,16 +155,18 @@ def _disk(folder: Path) -> Finding:
     return Finding(name="disk", grade=Grade.GOOD, value=value)
 
 
-def _governor(conditions: Conditions) -> Finding:
-    governor = conditions.software.governor
-    if governor in ("performance", "unknown"):
-        value = governor if governor != "unknown" else "not visible here (usual on virtual machines)"
+def governor(conditions: Conditions) -> Finding:
+    """Say whether the processor keeps its clock."""
+    found = conditions.software.governor
+    if found in ("performance", "unknown"):
+        value = found if found != "unknown" else "not visible here (usual on virtual machines)"
         return Finding(name="CPU governor", grade=Grade.GOOD, value=value)
     mend = "`sudo cpupower frequency-set -g performance` for steadier latencies"
-    return Finding(name="CPU governor", grade=Grade.WARNING, value=governor, mend=mend)
+    return Finding(name="CPU governor", grade=Grade.WARNING, value=found, mend=mend)
 
 
-def _load(conditions: Conditions) -> Finding:
+def load(conditions: Conditions) -> Finding:
+    """Say whether other processes are at work."""
     average, cores = conditions.load.load_average, conditions.hardware.cores
     if average > _BUSY_PER_CORE * cores:
         mend = "stop what else is running before you measure"

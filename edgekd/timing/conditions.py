@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from edgekd.timing.boards import read_board
 from edgekd.timing.sensors import Gauges, Sensed, Sensors, gauges
 from edgekd.values.conditions import Conditions, Hardware, Load, Software
 
@@ -129,6 +130,7 @@ def hardware() -> Hardware:
 def software() -> Software:
     """Return the system and the versions of the runtimes installed."""
     versions = {name: _version(name) for name in _RUNTIMES}
+    board = read_board()
     governor = _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip()
     return Software(
         system=platform.system(),
@@ -136,6 +138,7 @@ def software() -> Software:
         python=platform.python_version(),
         runtimes={name: version for name, version in versions.items() if version},
         governor=governor or "unknown",
+        power=board.fingerprint_part if board else "",
     )
 
 

@@ -21,6 +21,10 @@ class Board:
     known_hosts: Path | None = None  # edgekd's own, asked beside the user's
     fingerprint: str = ""  # of the host key that was shown at `add`: SHA256:...
     profile: str = ""  # the hardware profile that fits it; empty where none was chosen
+    ssh_config: Path | None = None  # read instead of the user's SSH configuration; None: the user's
+    machine: str = ""  # what it was when it was last looked at, such as "aarch64, 6 cores, 7.4 GiB"
+    conditions: str = ""  # fingerprint of its conditions then; empty where no worker has run there
+    seen: str = ""  # when that was; UTC, ISO 8601
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +48,8 @@ class Survey:
     worker: str  # digest of the worker that lies there; empty where none does
     used_mib: float  # of its folder
     lease: Lease | None
+    clock_s: float | None = None  # seconds since 1970 by its clock
+    model: str = ""  # of the board, as its firmware names it: "Raspberry Pi 5 Model B Rev 1.0"
+    release: str = ""  # of a Jetson's system: the first line of /etc/nv_tegra_release
     conditions: Conditions | None = None  # once the worker runs there
     runtimes: tuple[RuntimeHealth, ...] = ()

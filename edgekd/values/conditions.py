@@ -28,6 +28,7 @@ class Software:
     python: str
     runtimes: dict[str, str]  # name -> version, of those that import
     governor: str  # cpufreq's, or "unknown"
+    power: str = ""  # a board's power mode and the limits of its clocks; empty where it is no board
 
 
 @dataclass(frozen=True, kw_only=True)

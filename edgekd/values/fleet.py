@@ -1,4 +1,4 @@
-"""What machines were found to resolve, and whether the bundles that shipped still keep to their limits."""
+"""Which machines there are, what they resolve, and whether bundles that shipped still keep to their limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from edgekd.values.board import Board, Lease, Survey
 from edgekd.values.bundle import Check, LatencySummary
 from edgekd.values.conditions import Conditions
 from edgekd.values.gate import Calibration, Clock
 from edgekd.values.model import Precision
+from edgekd.values.order import RuntimeHealth
 
 SCHEMA_VERSION = 1
 
@@ -57,6 +59,15 @@ class KnownDevice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownBoard:
+    """A board that was added, and what it said where it was asked."""
+
+    board: Board
+    survey: Survey | None = None  # None where it was not asked, or did not answer
+    problem: str = ""  # why it did not answer
+
+
+@dataclass(frozen=True, kw_only=True)
 class KnownCalibration:
     """A calibration that was kept, and why it no longer holds."""
 
@@ -71,6 +82,52 @@ class Fleet:
     devices: tuple[KnownDevice, ...]
     calibrations: tuple[KnownCalibration, ...]
     history: Path
+    boards: tuple[KnownBoard, ...] = ()  # that were added
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """`edgekd devices add`: a board that was written down, and what was found there."""
+
+    board: Board
+    key_kind: str  # of the host key whose fingerprint the board has: ssh-ed25519, ...
+    survey: Survey
+    conditions: Conditions | None  # None where no worker runs there yet
+    runtimes: tuple[RuntimeHealth, ...]
+    problems: tuple[str, ...]  # what keeps it from being measured on, with what mends it
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """`edgekd devices probe`: what a board is now, and which runtimes really work there."""
+
+    board: Board
+    survey: Survey
+    conditions: Conditions
+    runtimes: tuple[RuntimeHealth, ...]
+    changed: bool  # since it was last looked at
+    profile_file: Path | None = None  # where a hardware profile was written
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leased:
+    """`edgekd devices lock`: who holds a board now."""
+
+    device: str
+    lease: Lease | None  # None: it was released
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """`edgekd devices clean` and `remove`: what was freed, and whether the board is still known."""
+
+    device: str
+    freed_mib: float | None  # None where its files were left
+    forgotten: bool
     schema_version: int = SCHEMA_VERSION
 
 

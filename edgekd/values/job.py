@@ -66,10 +66,13 @@ class TargetSection:
     device: str = "local"
     runtimes: tuple[str, ...] = ()  # none: all of the profile's
     threads: int | None = None  # None: the profile's
+    wait_s: float = 0.0  # for another's measurement on the device to end
+    record: str = ""  # file that the session with the device is written into, for `cassette:FILE`
 
     def __post_init__(self) -> None:
         holds = self.threads is None or self.threads >= 1
         _require("[target] threads must be at least 1", self.threads, holds=holds)
+        _require("[target] wait_s must be at least 0", self.wait_s, holds=self.wait_s >= 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class ProbeReply:
 
     conditions: Conditions
     runtimes: tuple[RuntimeHealth, ...]
+    board: tuple[str, ...] = ()  # what the board's own tools say: power mode, clocks, heat, rails
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,3 +29,5 @@ class Target:
     device: str  # "local", or a name from `edgekd devices`
     runtimes: tuple[str, ...]
     threads: int
+    wait_s: float = 0.0  # for another's measurement on the device to end; changes no result
+    record: str = ""  # file that the session with the device is written into; changes no result

@@ -15,6 +15,7 @@ from edgekd import backends
 from edgekd.backends import Session, Tensors
 from edgekd.errors import BuildError, EdgekdError, ModelError, UsageError
 from edgekd.timing import conditions, cores, sampling
+from edgekd.timing.boards import read_board
 from edgekd.values.conditions import Load
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
@@ -69,7 +70,10 @@ class Worker:
         before = conditions.read_counters()
         runtimes = tuple(health(name) for name in order.runtimes)
         load = conditions.load_between(before, conditions.read_counters())
-        return ProbeReply(conditions=conditions.conditions(load), runtimes=runtimes)
+        # Asking nothing is how a launch waits for its workers: the slow tools are not for that.
+        board = read_board(thorough=True) if order.runtimes else None
+        words = board.words() if board else ()
+        return ProbeReply(conditions=conditions.conditions(load), runtimes=runtimes, board=words)
 
     def inspect(self, order: InspectOrder) -> Signature:
         """Check a model and read its signature.

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.cli.options import choices_from, precisions_from, shapes_from
-from edgekd.errors import UsageError
+from edgekd.cli.options import (
+    choices_from,
+    overrides_with,
+    precisions_from,
+    shapes_from,
+    target_from_options,
+)
+from edgekd.errors import ConfigError, DeviceError, UsageError
+from edgekd.stages.configure import configure, job_digest
 from edgekd.values.model import Precision
 
 names = st.text(min_size=1, max_size=8)
@@ -48,3 +57,33 @@ def test_an_unknown_choice_suggests_the_known_one() -> None:
         precisions_from("fp23")
     assert "--precision 'fp23'" in caught.value.what
     assert "did you mean 'fp32'?" in caught.value.mend
+
+
+def test_target_and_wait_stand_for_overrides_that_win_over_others() -> None:
+    assert overrides_with(None, None, 0.0, "") == []
+    given = ["target.device=x", "search.trials=4"]
+    assert overrides_with(given, "local", 90.0, "s.jsonl") == [
+        *given,
+        "target.device=local",
+        "target.wait_s=90",
+        "target.record=s.jsonl",
+    ]
+    assert overrides_with(None, "cassette:a b.jsonl", 0.0, "") == ["target.device=cassette:a b.jsonl"]
+
+
+def test_an_unknown_device_is_refused_before_anything_else_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(DeviceError, match="'far'"):
+        overrides_with(None, "far", 0.0, "")
+    with pytest.raises(DeviceError, match="'far'"):
+        target_from_options(None, None, None, "far")
+
+
+def test_how_long_to_wait_is_part_of_the_target_and_of_no_result() -> None:
+    assert target_from_options(None, None, None, wait_s=5.0).wait_s == 5.0
+    waiting, hasty = (configure("digits", [f"target.wait_s={s}"], {}, None).job for s in (60, 0))
+    assert job_digest(waiting) == job_digest(hasty)
+    with pytest.raises(ConfigError, match="wait_s must be at least 0"):
+        configure("digits", ["target.wait_s=-1"], {}, None)

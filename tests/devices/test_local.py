@@ -44,11 +44,23 @@ def test_connecting_to_this_machine_gives_a_device():
         assert device.name == "local"
 
 
-def test_connecting_elsewhere_says_that_it_is_not_in_this_version():
+def test_connecting_to_a_name_that_nobody_added_says_how_to_add_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(DeviceError, match="jetson-1") as caught:
         connect(target("rehearsal", device="jetson-1"))
-    assert "SSH" in caught.value.cause
+    assert "edgekd devices add" in caught.value.mend
     assert caught.value.exit_code == 4
+
+
+def test_a_session_that_is_recorded_is_answered_again_without_the_machine(tmp_path: Path):
+    asked = target("rehearsal")
+    path = models.conv_net(tmp_path / "m.onnx")
+    with connect(replace(asked, record=str(tmp_path / "tape.jsonl"))) as device:
+        (live,) = device.time([models.engine(path)], SHORT)
+    with connect(replace(asked, device=f"cassette:{tmp_path / 'tape.jsonl'}")) as device:
+        assert device.time([models.engine(path)], SHORT) == (live,)
 
 
 def test_a_local_device_is_a_device():

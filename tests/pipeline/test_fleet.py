@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgekd.devices import registry
 from edgekd.errors import BackendMissing, DeviceError, IntegrityError, UsageError
 from edgekd.pipeline import fleet
 from edgekd.stages import requalify as stage
@@ -17,6 +18,7 @@ from edgekd.stages.bundle import bundle
 from edgekd.stages.calibrate_device import calibrating
 from edgekd.store.measurements import GateLog
 from edgekd.values.artifact import Artifact
+from edgekd.values.board import Board, Survey
 from edgekd.values.budget import Limits
 from edgekd.values.codec import decode
 from edgekd.values.fleet import CalibrationReport, Requalified, Standing
@@ -102,6 +104,45 @@ def test_a_calibration_that_no_longer_holds_says_why(tmp_path: Path):
         "17 days old",
         "of another machine, or of other software on it",
     ]
+
+
+def test_a_boards_calibration_is_held_against_what_the_board_was_when_it_was_last_looked_at(tmp_path: Path):
+    history, config = tmp_path / "history.sqlite", tmp_path / "config"
+    (one,) = calibrate(history).calibrated
+    GateLog(history).calibrate(replace(one.calibration, device="pi", fingerprint="then"))
+    for conditions, expected in (
+        ("", ""),
+        ("then", ""),
+        ("now", "of another machine, or of other software on it"),
+    ):
+        registry.remember(config, Board(name="pi", destination="pi", conditions=conditions))
+        found = fleet.list_devices(TARGET, history=history, today=TODAY, config=config)
+        (of_board,) = [known for known in found.calibrations if known.calibration.device == "pi"]
+        assert of_board.outdated == expected
+        assert [(known.board.name, known.survey) for known in found.boards] == [("pi", None)]
+
+
+def test_boards_that_are_asked_answer_or_say_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def survey(board: Board) -> Survey:
+        if board.name == "far":
+            raise DeviceError("far cannot be reached", cause="no route")
+        return Survey(
+            boot_id="b",
+            python="3.11",
+            machine="x",
+            numpy="2",
+            free_mib=1,
+            worker="",
+            used_mib=0.0,
+            lease=None,
+        )
+
+    monkeypatch.setattr("edgekd.devices.ssh.survey", survey)
+    for name in ("far", "pi"):
+        registry.remember(tmp_path, Board(name=name, destination="x"))
+    found = fleet.list_devices(TARGET, history=tmp_path / "none", today=TODAY, config=tmp_path, reach=True)
+    assert [known.problem for known in found.boards] == ["far cannot be reached: no route", ""]
+    assert found.boards[1].survey is not None
 
 
 def interrupted(after: int) -> Callable[..., Iterator[Calibration]]:

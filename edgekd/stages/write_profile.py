@@ -1,0 +1,132 @@
+"""Write the hardware profile of a new board, by building a small network there in every precision."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgekd.devices import Device
+from edgekd.errors import BuildError, DeviceError
+from edgekd.store import write_text
+from edgekd.values.artifact import Artifact
+from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.order import ProbeReply
+from edgekd.worker.health import MODEL, WEIGHTS
+
+log = logging.getLogger(__name__)
+
+_SHARE = (
+    0.5  # of the board's memory that a build may take: the rest is the system's, and on a Jetson the GPU's
+)
+_STEP_MIB = 64
+_OPSET = 17  # what TensorRT 10.3 reads
+
+
+def write_profile(folder: Path, device: Device, reply: ProbeReply, *, name: str, today: str) -> Path:
+    """Write `NAME.toml` in a folder: the runtimes that work there, and the precisions that they build.
+
+    Args:
+        folder: where it goes; the int8 network that was tried lies there meanwhile.
+        device: the board, connected.
+        reply: of its probe.
+        name: of the profile.
+        today: UTC, ISO 8601.
+
+    Raises:
+        DeviceError: no runtime works there.
+
+    """
+    working = [health for health in reply.runtimes if health.works]
+    if not working:
+        mends = " or ".join(health.mend for health in reply.runtimes if health.mend)
+        raise DeviceError(
+            f"no runtime works on {device.name}", cause="a profile names those that do", mend=mends
+        )
+    runtimes = {health.name: tuple(_built(folder, device, health.name)) for health in working}
+    versions = ", ".join(f"{health.name} {health.version.partition('-')[0]}" for health in working)
+    return write_text(folder / f"{name}.toml", _text(name, reply, runtimes, versions, today))
+
+
+def _built(folder: Path, device: Device, runtime: str) -> Iterator[Precision]:
+    """Yield the precisions in which the runtime really compiles and runs a network there."""
+    for precision in Precision:
+        model = Model(file=Artifact.of(MODEL))
+        if precision is Precision.INT8:
+            model = Model(file=_quantised(folder), precision=Precision.INT8)
+        engine = Engine(model=model, runtime=runtime, precision=precision)
+        try:
+            device.build(engine)
+        except BuildError as error:
+            log.info("%s is left out: %s", engine.name, error.cause or error.what)
+            continue
+        finally:
+            if precision is Precision.INT8:
+                model.file.path.unlink(missing_ok=True)
+        yield precision
+
+
+def _quantised(folder: Path) -> Artifact:
+    """Write the worker's own network with Q/DQ around its convolution; per-tensor scales, no zero points."""
+    from onnx import TensorProto, helper, numpy_helper, save_model
+
+    scale = float(np.abs(WEIGHTS).max()) / 127
+    values: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+        "image_scale": np.float32(1 / 64).reshape(()),
+        "weight_scale": np.float32(scale).reshape(()),
+        "zero": np.int8(0).reshape(()),
+        "weights": np.round(WEIGHTS / scale).astype(np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "image_scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "image_scale", "zero"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["weights", "weight_scale", "zero"], ["w"]),
+        helper.make_node("Conv", ["dq", "w"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["answer"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "health-int8",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 4, 1, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    path = folder / ".health-int8.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8), str(path)
+    )
+    return Artifact.of(path)
+
+
+def _text(
+    name: str, reply: ProbeReply, runtimes: Mapping[str, tuple[Precision, ...]], versions: str, today: str
+) -> str:
+    hardware = reply.conditions.hardware
+    memory_mib = max(_STEP_MIB, int(hardware.memory_mib * _SHARE) // _STEP_MIB * _STEP_MIB)
+    source = f"edgekd devices probe on {today}: {versions}"
+    held = f"{hardware.processor}, {hardware.machine}, {hardware.cores} cores, {hardware.memory_mib} MiB"
+    return "\n".join(
+        [
+            f"name = {_quoted(name)}",
+            f"description = {_quoted(held)}",
+            f"threads = 1  # of {hardware.cores} cores; `edgekd profile --threads N` says whether more pay",
+            f"memory_mib = {memory_mib}  # half of the board's memory",
+            "build_timeout_s = 600.0",
+            'traps = ["The precisions were built, not weighed: whether one pays is measured with each network."]',
+            f"sources = [{_quoted(source)}]",
+            "",
+            "[runtimes]",
+            *(f"{runtime} = {_quoted([p.value for p in built])}" for runtime, built in runtimes.items()),
+            "",
+        ]
+    )
+
+
+def _quoted(value: str | list[str]) -> str:
+    """Write TOML's basic strings, which are JSON's but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
