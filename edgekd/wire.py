@@ -227,6 +227,8 @@ class Child:
 
 def _environment(threads: int | None) -> dict[str, str]:
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    # ONNX Runtime 1.32 starts a thread to report to its maker, and writes a device id into the home folder.
+    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if threads is not None:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(threads)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekd import wire
 from edgekd.errors import ConfigError, DataError, EdgekdError, ResourcesExhausted, WorkerDied
 from edgekd.values.order import Done, WarmUpOrder
 from edgekd.wire import Child
@@ -185,3 +186,8 @@ def _is_gone(process: str) -> bool:
         return True
     time.sleep(0.0 if state == "Z" else 0.01)
     return state == "Z"
+
+
+def test_a_child_reports_nothing_to_a_runtimes_maker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert wire._environment(None)["ORT_DISABLE_TELEMETRY"] == "1"
