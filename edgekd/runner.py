@@ -273,6 +273,7 @@ def _choose(deployments: list[Any], runtime: str | None, notes: list[str]) -> tu
 def _imported(runtime: str) -> Any:
     if runtime not in _LOADERS:  # the manifest chooses from this table and imports nothing else
         return None
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report to its maker
     try:
         return importlib.import_module(runtime)
     except ImportError:
