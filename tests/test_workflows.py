@@ -46,6 +46,17 @@ def test_a_file_for_ci_parses(path: Path) -> None:
     assert isinstance(read(path), dict)
 
 
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [(ACTION, "github-actions"), (WORKFLOW, "github-workflows"), (GITLAB, "gitlab-ci")],
+    ids=["action", "workflow", "gitlab"],
+)
+def test_a_file_for_ci_is_what_its_service_takes_by_the_services_own_schema(path: Path, schema: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 @pytest.mark.parametrize("path", [ACTION, WORKFLOW], ids=lambda path: path.name)
 def test_nothing_is_interpolated_into_a_shell(path: Path) -> None:
     assert runs(path)
