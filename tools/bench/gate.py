@@ -130,19 +130,19 @@ def scatter(folder: Path, asked: Asked) -> dict[str, Any]:
         made.append(comparison)
         traces.append(trace)
         _tell(number + 1, asked.gates, made)
-    return {**_summary(made), "spread": spread(traces, Clock.CPU, asked.runtimes[:1])}
+    return {**_summary(made, traces), "spread": spread(traces, Clock.CPU, asked.runtimes[:1])}
 
 
 def _judged(folder: Path, base: Model, candidate: Model, asked: Asked, rules: GateRules) -> dict[str, Any]:
     pairs = _comparisons(folder, base, candidate, asked, rules)
     made, traces = [one for one, _ in pairs], [trace for _, trace in pairs]
     by_runtime = {
-        runtime: _summary(made[at :: len(asked.runtimes)])
+        runtime: _summary(made[at :: len(asked.runtimes)], traces[at :: len(asked.runtimes)])
         for at, runtime in enumerate(asked.runtimes)
         if made[at :: len(asked.runtimes)]
     }
     return {
-        **_summary(made),
+        **_summary(made, traces),
         "by runtime": by_runtime,
         "by other rules": others(traces, apart=len(asked.runtimes)),
         "spread": spread(traces, rules.clock, asked.runtimes),
@@ -171,7 +171,7 @@ def _comparisons(
     return made
 
 
-def _summary(made: Sequence[Comparison]) -> dict[str, Any]:
+def _summary(made: Sequence[Comparison], traces: Sequence[Sequence[Pair]]) -> dict[str, Any]:
     verdicts = [one.verdict.value for one in made]
     failed = [one.pairs for one in made if one.verdict is GateVerdict.FAIL]
     return {
@@ -182,11 +182,19 @@ def _summary(made: Sequence[Comparison]) -> dict[str, Any]:
         "seconds, median and p95": [
             round(float(np.percentile([one.seconds for one in made], rank)), 1) for rank in (50, 95)
         ],
+        "of them in timed inferences, median and p95": [
+            round(float(np.percentile([_timed_s(trace) for trace in traces], rank)), 1) for rank in (50, 95)
+        ],
         "median estimate": round(statistics.median(one.ratio.estimate for one in made if one.ratio), 4),
         "scatter of a pair, %": round(
             100 * statistics.median(statistics.stdev(one.log_ratios) for one in made), 2
         ),
     }
+
+
+def _timed_s(pairs: Sequence[Pair]) -> float:
+    """Return the time in inferences that were recorded: no start of a process, no warming up."""
+    return sum(sum(arm.samples_ms) for pair in pairs for arm in (pair.base, pair.candidate)) / 1e3
 
 
 def throttle(folder: Path, _: Asked) -> dict[str, Any]:
