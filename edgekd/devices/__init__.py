@@ -9,9 +9,11 @@ from typing import Protocol as Interface
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 
@@ -74,6 +76,35 @@ class Device(AbstractContextManager["Device"], Interface):
 
         """
 
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Energy | None:
+        """Measure what an inference costs in energy above an idle board, in passes of its own; nothing is timed.
+
+        Args:
+            engine: opened and warmed in a fresh process.
+            seconds: of each of the three passes: idle, busy, idle.
+
+        Returns:
+            None where the device has no meter that can be read.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DeviceError: the meter gave too few readings, or stopped to answer.
+            UsageError: so many seconds cannot be measured.
+
+        """
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> tuple[Layer, ...]:
+        """List the layers that a runtime makes of a model, each timed alone where the runtime can.
+
+        Their times rank layers, and do not add up to the latency.
+
+        Raises:
+            BuildError: the engine cannot be opened, dies while it runs, or says nothing of layers.
+            BackendMissing: the runtime is not installed on the device.
+            UsageError: so many passes cannot be made, or the runtime knows no layers.
+
+        """
+
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run inputs (one .npy a tensor, a row an inference) through the compiled file; outputs likewise."""
 
@@ -83,7 +114,8 @@ def connect(target: Target) -> Device:
 
     Args:
         target: its `device` is "local", "cassette:FILE", or a name from `edgekd devices`; with `record`, what is
-            asked and answered is written into that file.
+            asked and answered is written into that file; with `tune`, its power mode is set and its clocks are held
+            for as long as the device is entered, and then put back.
 
     Raises:
         DeviceError: no device of that name is known.
@@ -95,7 +127,7 @@ def connect(target: Target) -> Device:
         return device
     from edgekd.devices.cassette import record
 
-    return record(device, Path(target.record))
+    return record(device, Path(target.record), tune=target.tune, profile=target.profile)
 
 
 def _reach(target: Target) -> Device:

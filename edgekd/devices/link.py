@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import subprocess
@@ -23,6 +24,8 @@ from edgekd.devices.link_command import OLD_PYTHON, command, forget_master
 from edgekd.devices.link_words import Lost, clean, old_python, parsed, raised, refusal
 from edgekd.errors import DeviceError, EdgekdError, WorkerDied
 from edgekd.values.board import Board
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 18
 _NOISE_BYTES = 1 << 16  # that a login shell may print before our program starts
@@ -47,6 +50,7 @@ class Patience:
     losses: int = 12  # of the connection, while one order is carried out
     death_s: float = 5.0  # for ssh to end after it has closed its output
     leave_s: float = 15.0  # for the board to end what still runs, when we go
+    tuned_s: float = 45.0  # that a board stays tuned without a sign of us or of an order (one every 5 s)
     persist_s: int = 60  # that ssh keeps a connection for the next command
 
 
@@ -167,10 +171,13 @@ class Link:
         with contextlib.suppress(EdgekdError):
             self.tell("leave")
             end = time.monotonic() + PATIENCE.leave_s
-            while (
-                self._object(_LAST_BYTES, PATIENCE.leave_s, end).get("n") != self._asked
-            ):  # an order's reply, or a beat
-                continue
+            found: dict[str, Any] = {}
+            while found.get("n") != self._asked:  # an order's reply, or a beat
+                found = self._object(_LAST_BYTES, PATIENCE.leave_s, end)
+            if "error" in found:
+                log.warning(
+                    "%s was given back, but not as it was: %s", self.board.name, raised(found["error"])
+                )
 
     def take(self, size: int, keep: Callable[[bytes], None]) -> None:
         """Receive so many raw bytes.

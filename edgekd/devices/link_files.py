@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.errors import IntegrityError
 from edgekd.values.artifact import Artifact
 
 _LONGEST_NAME = 80
 _ARTIFACT = {"path", "sha256"}
+_MAIN = ("file", "model")  # what weights lie beside, in a model and in an order
 
 Looks = tuple[str, int, int, int]
 
@@ -24,12 +26,14 @@ class Luggage:
 
     views: dict[str, str] = field(default_factory=dict)  # "0/net.onnx" -> sha256
     sources: dict[str, Path] = field(default_factory=dict)  # sha256 -> where it lies here
+    alone: list[str] = field(default_factory=list)  # views that must be no link
     sound: dict[str, Looks] = field(default_factory=dict)  # sha256 -> what the file looked like when checked
 
     def packed(self, data: Any) -> Any:
         """Return plain data with the path of every artifact replaced by its name on the board.
 
-        The .bin of an OpenVINO model is put beside its .xml under the same stem, where OpenVINO looks for it.
+        The .bin of an OpenVINO model is put beside its .xml under the same stem, where OpenVINO looks for it, and the
+        external data of an .onnx below its folder, under the names that it gives them.
 
         Raises:
             IntegrityError: a file is gone, or not what was recorded.
@@ -41,15 +45,33 @@ class Luggage:
             return data
         if set(data) == _ARTIFACT:
             return self._named(data, f"{len(self.views)}/{_safe(data['path'])}")
-        weights, main = data.get("weights"), data.get("file", data.get("model"))
-        if weights is None or main is None or not (_is_artifact(weights) and _is_artifact(main)):
+        main = next((key for key in _MAIN if _is_artifact(data.get(key))), "")
+        if not main or not (data.get("weights") or data.get("external")):
             return {key: self.packed(item) for key, item in data.items()}
-        named = self._named(main, f"{len(self.views)}/{_safe(main['path'])}")
-        beside = self._named(weights, str(Path(named["path"]).with_suffix(".bin")))
-        rest = {
-            key: self.packed(item) for key, item in data.items() if key not in ("weights", "file", "model")
-        }
-        return {**rest, "file" if "file" in data else "model": named, "weights": beside}
+        named = self._named(data[main], f"{len(self.views)}/{_safe(data[main]['path'])}")
+        beside = {main: named, **self._beside(data, Path(data[main]["path"]), Path(named["path"]))}
+        return {key: beside[key] if key in beside else self.packed(item) for key, item in data.items()}
+
+    def _beside(self, data: Mapping[str, Any], main: Path, named: Path) -> dict[str, Any]:
+        """Put a model's weights where it looks for them: names that are its own travel as they are."""
+        found: dict[str, Any] = {}
+        if _is_artifact(data.get("weights")):
+            found["weights"] = self._named(data["weights"], str(named.with_suffix(".bin")))
+        if external := data.get("external"):
+            found["external"] = [self._external(file, main, named) for file in external]
+        return found
+
+    def _external(self, artifact: Mapping[str, Any], main: Path, named: Path) -> dict[str, Any]:
+        path = Path(artifact["path"])
+        try:
+            view = str(named.parent / path.absolute().relative_to(main.absolute().parent))
+        except ValueError:
+            view = ".."
+        if ".." in Path(view).parts or view.casefold() in map(str.casefold, self.views):
+            mend = "save the model as one file"
+            raise IntegrityError(f"{path.name} cannot lie beside {main.name} on a board", mend=mend)
+        self.alone.append(view)
+        return self._named(artifact, view)
 
     def _named(self, artifact: Mapping[str, Any], view: str) -> dict[str, Any]:
         sha256, path = artifact["sha256"], Path(artifact["path"])

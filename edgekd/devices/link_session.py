@@ -45,9 +45,9 @@ class Ask:
 class Session:
     """The board is ours from `open` to `close`, as long as the connection can be made again in time."""
 
-    def __init__(self, board: Board, why: str, *, wait_s: float) -> None:
-        """Connect to nothing yet."""
-        self._board, self._why, self._wait_s = board, why, wait_s
+    def __init__(self, board: Board, why: str, *, wait_s: float, tune: str = "") -> None:
+        """Connect to nothing yet; `tune` is that of a `Target`."""
+        self._board, self._why, self._wait_s, self._tune = board, why, wait_s, tune
         self._token = secrets.token_hex(16)
         self._link: Link | None = None
         self._there: set[str] = set()  # files that the board has, as it said on this connection
@@ -93,8 +93,8 @@ class Session:
             if boots[0] != boots[-1]:
                 raise _restarted(self._board)
             self._put(link, ask.luggage.sources)
-            views = ask.luggage.views
-            link.tell("order", id=id_, boot_id=boots[0], order=ask.name, body=ask.body, files=views)
+            files = {"files": ask.luggage.views, "alone": ask.luggage.alone}
+            link.tell("order", id=id_, boot_id=boots[0], order=ask.name, body=ask.body, **files)
             return _whole(self._board, link.outcome(ask.most_bytes, ask.most_s), id_, boots[0])
 
         done = self._surely(once)
@@ -174,7 +174,7 @@ class Session:
         try:
             self._there = set()
             start_worker(link)
-            self._take(link, time.monotonic() + self._wait_s)
+            self._take_surely(link)
         except BaseException as error:
             self._sent_bytes += link.sent_bytes
             if isinstance(error, Lost):
@@ -183,9 +183,21 @@ class Session:
             raise
         return link
 
+    def _take_surely(self, link: Link) -> None:
+        """Take the lease; who is interrupted meanwhile cannot know whether it was given, and gives it back."""
+        try:
+            self._take(link, time.monotonic() + self._wait_s)
+        except EdgekdError:
+            raise
+        except BaseException:
+            link.leave()
+            raise
+
     def _take(self, link: Link, deadline: float) -> None:
         while True:
-            busy = link.ask("take", token=self._token, owner=owner(), why=self._why).get("busy")
+            asked = {"token": self._token, "owner": owner(), "why": self._why}
+            tuning = {"tune": self._tune, "tuned_s": links.PATIENCE.tuned_s}
+            busy = link.ask("take", **asked, **tuning).get("busy")
             if busy is None:
                 return
             if time.monotonic() >= deadline:

@@ -5,26 +5,35 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
 from edgekd import backends
-from edgekd.errors import BuildError, DeviceError, ModelError, WorkerDied
-from edgekd.timing import trust
-from edgekd.timing.conditions import over_blocks
+from edgekd.devices import by_trtexec
+from edgekd.devices.blocks import Run
+from edgekd.devices.external import brought_along
+from edgekd.devices.restoring import may_tune
+from edgekd.devices.tuned_here import state_folder, tuned_here
+from edgekd.errors import BuildError, DeviceError, ModelError, UsageError, WorkerDied
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Launch, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     CompileOrder,
     Done,
+    EnergyOrder,
+    EnergyReply,
     InferOrder,
     InferReply,
     InspectOrder,
+    LayersOrder,
+    LayersReply,
     LedgerOrder,
     OpenOrder,
     OpenReply,
@@ -35,6 +44,7 @@ from edgekd.values.order import (
     SampleReply,
     WarmUpOrder,
 )
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 from edgekd.wire import Child
@@ -43,6 +53,8 @@ _WORKER = "edgekd.worker"
 _PROBE_TIMEOUT_S = 60.0
 _ROW_TIMEOUT_S = 1.0
 _MOST_TRIES = 3  # inferences for each sample, where others take the core
+_LEAST_S, _MOST_S = 0.5, 600.0  # of a pass that measures energy: power is read 20 times a second
+_MOST_PASSES = 10_000  # through the layers
 
 
 class LocalDevice:
@@ -53,6 +65,7 @@ class LocalDevice:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._seconds = 0.0
+        self._tuned: AbstractContextManager[None] | None = None
 
     @property
     def device_seconds(self) -> float:
@@ -60,10 +73,30 @@ class LocalDevice:
         return self._seconds
 
     def __enter__(self) -> LocalDevice:
+        """Tune this machine, where the target says so, and put back what an earlier session left.
+
+        Raises:
+            DeviceError: it has nothing that could be set, or what is pending cannot be put back.
+            ConfigError: it has no such power mode.
+
+        """
+        tuned = tuned_here(self._target.tune, state_folder())
+        tuned.__enter__()
+        self._tuned = tuned
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Nothing to free: each order ends its own processes."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put it back as it was; each order has ended its own processes.
+
+        Raises:
+            DeviceError: it was put back before, so that what was measured is worth nothing.
+
+        """
+        tuned, self._tuned = self._tuned, None
+        if tuned is not None:
+            tuned.__exit__(kind, error, trace)
 
     def probe(self) -> ProbeReply:
         """Say what the machine is and which runtimes work; one child each, so that one crash is one finding.
@@ -79,7 +112,7 @@ class LocalDevice:
                 with self._child() as child:
                     told = child.ask("probe", ProbeOrder(runtimes=()), ProbeReply, timeout_s=_PROBE_TIMEOUT_S)
         health = tuple(reply.runtimes[0] if isinstance(reply, ProbeReply) else reply for reply in found)
-        return replace(told, runtimes=health)
+        return replace(told, runtimes=health, may_tune=may_tune() if self._target.runtimes else None)
 
     def inspect(self, model: Artifact) -> Signature:
         """Check a model for hostile content and read its signature, in a child.
@@ -88,12 +121,7 @@ class LocalDevice:
             ModelError: the file is malformed, hostile or crashes its parser.
 
         """
-        with self._clocked(), self._child() as child:
-            try:
-                order = InspectOrder(model=_absolute(model))
-                return child.ask("inspect", order, Signature, timeout_s=self._timeout_s)
-            except WorkerDied as error:
-                raise ModelError(f"{model.path.name} cannot be read", cause=str(error)) from error
+        return self._asked_for_signature(InspectOrder(model=_absolute(model)))
 
     def build(self, engine: Engine) -> OpenReply:
         """Compile an engine and run it once, in a child.
@@ -103,6 +131,10 @@ class LocalDevice:
             BackendMissing: the runtime is not installed.
 
         """
+        if engine.runtime == by_trtexec.RUNTIME:
+            signature = self._inspect(engine.model)
+            with self._clocked(), _naming(engine):
+                return by_trtexec.opened(engine, signature, self._target.profile)
         with self._clocked(), self._child() as child:
             return self._open(child, engine)
 
@@ -114,23 +146,31 @@ class LocalDevice:
             BackendMissing: the runtime is not installed.
 
         """
+        by_trtexec.refuse(engine, "compiled file")
         order = CompileOrder(engine=_located(engine), folder=folder.resolve())
         with self._clocked(), self._child() as child, _naming(engine):
-            return child.ask("compile", order, Model, timeout_s=self._timeout_s)
+            made = child.ask("compile", order, Model, timeout_s=self._timeout_s)
+        return brought_along(made, order.engine.model)
 
     def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
         """Time engines against each other: fresh processes each launch, turns in a seeded random order.
+
+        Those of trtexec come one after the other, before the others: that program runs whole series.
 
         Raises:
             BuildError: an engine cannot be opened or dies while it runs; the message names it.
 
         """
         turns = random.Random(protocol.seed)  # noqa: S311 - an order of turns, not a secret
-        runs = [_Run() for _ in engines]
+        series = [at for at, engine in enumerate(engines) if engine.runtime == by_trtexec.RUNTIME]
+        alone = {at: self._time_alone(engines[at], protocol) for at in turns.sample(series, len(series))}
+        rest = [engine for at, engine in enumerate(engines) if at not in alone]
+        runs = [Run() for _ in rest]
         with self._clocked():
-            for launch in range(protocol.launches):
-                self._launch(engines, protocol, runs, turns, seed=protocol.seed + launch)
-        return tuple(run.latency(engine, protocol) for run, engine in zip(runs, engines))
+            for launch in range(protocol.launches if rest else 0):
+                self._launch(rest, protocol, runs, turns, seed=protocol.seed + launch)
+        together = iter([run.latency(engine, protocol) for run, engine in zip(runs, rest)])
+        return tuple(alone[at] if at in alone else next(together) for at in range(len(engines)))
 
     def ledger(self, engine: Engine, images: Artifact, recipe: Preprocess) -> Ledger:
         """Time whole requests, from an image to its label, in parts and as one, in a fresh process.
@@ -141,14 +181,50 @@ class LocalDevice:
             ModelError: the model does not take what the recipe makes.
 
         """
-        warm = WarmUpOrder(least_ms=Protocol().warmup_ms, seed=0)
+        by_trtexec.refuse(engine, "labels")
         order = LedgerOrder(images=_absolute(images), recipe=recipe)
         with self._clocked(), self._child(engine) as child:
             self._open(child, engine)
             with _naming(engine):
-                child.ask("warm_up", warm, Done, timeout_s=self._timeout_s)
+                self._warm_up(child)
                 timeout_s = self._timeout_s + 2 * order.requests * _ROW_TIMEOUT_S
                 return child.ask("ledger", order, Ledger, timeout_s=timeout_s)
+
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Energy | None:
+        """Measure what an inference costs above this machine at rest, in three passes; None without a meter.
+
+        The meter is read in the worker that runs the inferences, 20 times a second in all passes alike.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DeviceError: the meter gave too few readings, or stopped to answer.
+            UsageError: so many seconds cannot be measured.
+
+        """
+        check_seconds(seconds)
+        by_trtexec.refuse(engine, "energy")
+        with self._clocked(), self._child(engine) as child:
+            self._open(child, engine)
+            with _naming(engine):
+                self._warm_up(child)
+                order, timeout_s = EnergyOrder(seconds=seconds), self._timeout_s + 4 * seconds
+                return child.ask("energy", order, EnergyReply, timeout_s=timeout_s).energy
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> tuple[Layer, ...]:
+        """List the layers that a runtime makes of a model, in a child.
+
+        Raises:
+            BuildError: the engine cannot be opened, dies while it runs, or says nothing of layers.
+            BackendMissing: the runtime is not installed.
+            UsageError: so many passes cannot be made, or the runtime knows no layers.
+
+        """
+        check_passes(passes)
+        by_trtexec.refuse(engine, "layers")
+        order = LayersOrder(engine=_located(engine), passes=passes)
+        with self._clocked(), self._child(engine) as child, _naming(engine):
+            timeout_s = self._timeout_s + passes * _ROW_TIMEOUT_S
+            return child.ask("layers", order, LayersReply, timeout_s=timeout_s).layers
 
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run rows of inputs through the compiled file; outputs are .npy files in `folder`.
@@ -156,8 +232,10 @@ class LocalDevice:
         Raises:
             BuildError: the engine cannot be opened or dies while it runs.
             DataError: the inputs are not what the model takes.
+            UsageError: the runtime shows no outputs.
 
         """
+        by_trtexec.refuse(engine, "labels")
         order = InferOrder(
             inputs={name: _absolute(file) for name, file in inputs.items()}, folder=folder.resolve()
         )
@@ -180,7 +258,30 @@ class LocalDevice:
             return Child(_WORKER, memory_mib=memory_mib, threads=threads)
         return Child(_WORKER, memory_mib=memory_mib, threads=engine.threads, runtime=engine.runtime)
 
+    def _inspect(self, model: Model) -> Signature:
+        """Check a model with its weights, and read its signature."""
+        external = tuple(_absolute(file) for file in model.external)
+        return self._asked_for_signature(InspectOrder(model=_absolute(model.file), external=external))
+
+    def _asked_for_signature(self, order: InspectOrder) -> Signature:
+        with self._clocked(), self._child() as child:
+            try:
+                return child.ask("inspect", order, Signature, timeout_s=self._timeout_s)
+            except WorkerDied as error:
+                raise ModelError(f"{order.model.path.name} cannot be read", cause=str(error)) from error
+
+    def _time_alone(self, engine: Engine, protocol: Protocol) -> Latency:
+        self._inspect(engine.model)
+        with self._clocked(), _naming(engine):
+            return by_trtexec.timed(engine, protocol, self._target.profile)
+
+    def _warm_up(self, child: Child) -> None:
+        order = WarmUpOrder(least_ms=Protocol().warmup_ms, seed=0)
+        child.ask("warm_up", order, Done, timeout_s=self._timeout_s)
+
     def _probe(self, runtime: str) -> ProbeReply | RuntimeHealth:
+        if runtime == by_trtexec.RUNTIME:
+            return by_trtexec.health(self._target.profile)
         with self._child() as child:
             try:
                 order = ProbeOrder(runtimes=(runtime,))
@@ -198,7 +299,7 @@ class LocalDevice:
         self,
         engines: Sequence[Engine],
         protocol: Protocol,
-        runs: list[_Run],
+        runs: list[Run],
         turns: random.Random,
         *,
         seed: int,
@@ -234,6 +335,8 @@ class LocalDevice:
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:
+        if self._target.tune and self._tuned is None:
+            raise UsageError("this machine is not tuned yet", mend="use it as a context: with device: ...")
         start = time.monotonic()
         try:
             yield
@@ -241,42 +344,27 @@ class LocalDevice:
             self._seconds += time.monotonic() - start
 
 
-@dataclass(kw_only=True)
-class _Run:
-    """The blocks of one engine, in run order over all launches."""
+def check_seconds(seconds: float) -> None:
+    """Make sure that energy can be measured over passes of so many seconds.
 
-    blocks: list[SampleReply] = field(default_factory=list)
-    launches: list[Launch] = field(default_factory=list)
+    Raises:
+        UsageError: it cannot.
 
-    def latency(self, engine: Engine, protocol: Protocol) -> Latency:
-        wall_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.wall_ns)
-        cpu_ms = tuple(ns / 1e6 for block in self.blocks for ns in block.cpu_ns)
-        preempted = tuple(one for block in self.blocks for one in block.preempted)
-        sizes = tuple(len(block.wall_ns) for block in self.blocks)
-        loads = [block.conditions.load for block in self.blocks]
-        load = over_blocks(loads, [sum(block.wall_ns) for block in self.blocks])
-        conditions = replace(self.blocks[-1].conditions, load=load)
-        verdict = trust.judge(
-            wall_ms,
-            cpu_ms,
-            preempted,
-            block_sizes=sizes,
-            launches=len(self.launches),
-            load=load,
-            cores=conditions.hardware.cores,
-            threads=engine.threads,
-            steady=all(block.steady for block in self.blocks),
-        )
-        return Latency(
-            samples_ms=wall_ms,
-            cpu_ms=cpu_ms,
-            preempted=preempted,
-            block_sizes=sizes,
-            launches=tuple(self.launches),
-            protocol=protocol,
-            conditions=conditions,
-            trust=verdict,
-        )
+    """
+    if not _LEAST_S <= seconds <= _MOST_S:
+        mend = f"give {_LEAST_S:g} to {_MOST_S:g} s"
+        raise UsageError(f"energy cannot be measured over {seconds:g} s", mend=mend)
+
+
+def check_passes(passes: int) -> None:
+    """Make sure that layers can be timed so often.
+
+    Raises:
+        UsageError: they cannot.
+
+    """
+    if not 1 <= passes <= _MOST_PASSES:
+        raise UsageError(f"layers cannot be timed {passes} times", mend=f"give 1 to {_MOST_PASSES} passes")
 
 
 @contextmanager
@@ -295,7 +383,10 @@ def _naming(engine: Engine) -> Iterator[None]:
 def _located(engine: Engine) -> Engine:
     model = engine.model
     weights = None if model.weights is None else _absolute(model.weights)
-    return replace(engine, model=replace(model, file=_absolute(model.file), weights=weights))
+    external = tuple(_absolute(file) for file in model.external)
+    return replace(
+        engine, model=replace(model, file=_absolute(model.file), weights=weights, external=external)
+    )
 
 
 def _absolute(artifact: Artifact) -> Artifact:

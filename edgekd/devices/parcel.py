@@ -12,8 +12,9 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = ("backends", "timing", "values", "worker", "devices/board")
 _FILES = (
-    "__init__.py", "errors.py", "runner.py", "wire.py", "devices/__init__.py", "devices/local.py",
-    "devices/restoring.py", "devices/tuning.py",
+    "__init__.py", "errors.py", "runner.py", "wire.py", "devices/__init__.py", "devices/blocks.py",
+    "devices/by_trtexec.py", "devices/external.py", "devices/local.py", "devices/restoring.py",
+    "devices/tuned_here.py", "devices/tuning.py",
 )  # fmt: skip
 _KINDS = {".py", ".onnx"}  # modules, and the three-operator model of `doctor`
 # They travel with every connection: `errors` and what is written to need nothing else. In the order of their imports.

@@ -32,11 +32,12 @@ from edgekd.values import codec
 # Root's own folder: what `jetson_clocks --restore` reads is written to any path it names, so no user may write it.
 STORE = "/root/.edgekd_clocks.conf"
 _LOOK_S = 0.25
+_BEATS_A_PATIENCE = 6
 _START_S = 20.0  # for the watchdog to say that it is there: importing on a slow board
 _COMMAND_S = 20.0
 _PENDING, _PULSE, _LOCK = "tuning.json", "tuning.pulse", "tuning.lock"
 _MOST_BYTES = 4096
-_NUMBER = re.compile(r"[0-9]{1,2}")
+NUMBER = re.compile(r"[0-9]{1,2}")  # of a power mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,33 @@ def beat(folder: Path) -> None:
     """Tell the watchdog that the session is there."""
     with contextlib.suppress(OSError):  # a full or vanished disk must not end a measurement
         (folder / _PULSE).write_text(str(time.monotonic_ns()), encoding="ascii")
+
+
+@contextmanager
+def beating(folder: Path, patience_s: float) -> Iterator[None]:
+    """Tell it from a thread, for as long as the context lasts."""
+    gone = threading.Event()
+
+    def beats() -> None:
+        while not gone.wait(patience_s / _BEATS_A_PATIENCE):
+            beat(folder)
+
+    thread = threading.Thread(target=beats, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        gone.set()
+        thread.join()
+
+
+def pending_mark(folder: Path) -> tuple[int, int] | None:
+    """Name what is pending now: as long as it stays equal, nothing was put back; None where nothing is pending."""
+    try:
+        found = (folder / _PENDING).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def mend(folder: Path) -> bool:
@@ -157,6 +185,37 @@ def sudoers(user: str) -> tuple[str, str, str]:
     )
 
 
+def may_tune() -> bool | None:
+    """Ask sudo whether this user may run what tuning runs, unasked; None where there is nothing to tune."""
+    if not find("nvpmodel") or not find("jetson_clocks"):
+        return None
+    if os.geteuid() == 0:
+        return True
+    if not find("sudo"):
+        return False
+    whole = Pending(mode=0, clocks=True)
+    wanted = (*commands(whole), Command(arguments=("jetson_clocks",)))
+    wanted = (*wanted, Command(arguments=("jetson_clocks", "--store", STORE)))
+    free = _without_password(ask(("sudo", "-n", "-ll")).text)
+    return all(_allowed(command, free) for command in dict.fromkeys(wanted))
+
+
+def _allowed(command: Command, free: Sequence[str]) -> bool:
+    """Ask sudo whether a command may be run; it is not run.
+
+    That it may says nothing of a password, so a rule that asks for none must name the program as well.
+    """
+    name = find(command.arguments[0]) or command.arguments[0]
+    named = any(rule == "ALL" or rule.split()[:1] == [name] for rule in free)
+    return named and ask(("sudo", "-n", "-l", name, *command.arguments[1:])).code == 0
+
+
+def _without_password(listed: str) -> tuple[str, ...]:
+    """Return the commands of those rules in `sudo -ll` that ask for no password."""
+    entries = [entry for entry in listed.split("Sudoers entry:") if "!authenticate" in entry]
+    return tuple(line.strip() for entry in entries for line in entry.partition("Commands:")[2].splitlines())
+
+
 def watch(
     folder: Path,
     patience_s: float,
@@ -222,10 +281,11 @@ def start_watchdog(folder: Path, patience_s: float, whole: Pending) -> None:
         ready, _, _ = select.select([stdout], [], [], _START_S)
         watches = bool(ready) and stdout.read(1) == b"w"
     if not watches:
-        process.kill()
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a child of its own, too
+    process.wait()  # it leaves a child that watches: no thread here, in a process that forks, and no zombie
+    if not watches:
         raise DeviceError("the watchdog that puts the clocks back did not start", mend="leave --tune out")
-    threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
 
 
 @contextmanager
@@ -263,7 +323,7 @@ def _read(path: Path) -> Pending | None:
         return None
     try:
         pending = codec.decode(Pending, json.loads(text))
-        if pending.mode is not None and not _NUMBER.fullmatch(str(pending.mode)):
+        if pending.mode is not None and not NUMBER.fullmatch(str(pending.mode)):
             raise ValueError(f"{pending.mode} is no power mode")
     except (ConfigError, ValueError) as error:
         mend = f"look at the power mode by hand, then remove {path}"
@@ -282,6 +342,8 @@ def _bytes(path: Path) -> bytes:
 def main(arguments: Sequence[str]) -> None:
     """Be the watchdog: `python -m edgekd.devices.restoring FOLDER SECONDS WHAT`."""
     folder, patience_s, whole = Path(arguments[0]), float(arguments[1]), json.loads(arguments[2])
+    if os.fork():
+        os._exit(0)  # who started us need not wait for us
     ended = threading.Event()  # the machine shuts down: restore before it does
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -16,17 +16,21 @@ from typing import Any, TypeVar
 
 from edgekd.devices.board import orders
 from edgekd.devices.board.orders import Made
+from edgekd.devices.external import brought_along, external_files
 from edgekd.devices.link import Link
 from edgekd.devices.link_files import Looks, Luggage, file_in, rows
 from edgekd.devices.link_session import Ask, Session, owner
+from edgekd.devices.local import check_passes, check_seconds
 from edgekd.errors import ConfigError, UsageError, WorkerDied
 from edgekd.values.artifact import Artifact
 from edgekd.values.board import Board, Lease, Survey
 from edgekd.values.codec import decode, plain
 from edgekd.values.latency import Latency, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
-from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.order import EnergyReply, LayersReply, OpenReply, ProbeReply
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 
@@ -35,6 +39,7 @@ R = TypeVar("R")
 _SUFFIXES = {".onnx", ".xml", ".bin", ".engine", ".plan", ".blob"}  # of what runtimes compile to
 _MOST_FILE_BYTES = 2 << 30
 _REPLY_BYTES = 1 << 20
+_LAYERS_BYTES = 64 << 20
 _SAMPLE_BYTES = 128  # of a reply: two times and whether the core was lost
 _TRIES = 3  # `sampling.sample` takes up to so many inferences for each, where others take the core
 _SLACK_S = 120.0  # to start, lay out files and write the reply
@@ -49,7 +54,9 @@ class SshDevice:
         """Connect to nothing yet; `wait_s` is how long to wait for a board that another has."""
         self.name = board.name
         self._board, self._target = board, target
-        self._session = Session(board, f"measuring for {target.profile.name}", wait_s=wait_s)
+        self._session = Session(
+            board, f"measuring for {target.profile.name}", wait_s=wait_s, tune=target.tune
+        )
         self._entered = False
         self._seconds = 0.0
         self._sound: dict[str, Looks] = {}
@@ -65,7 +72,18 @@ class SshDevice:
         return self._session.sent_bytes
 
     def __enter__(self) -> SshDevice:
-        self._session.open()
+        """Take the board.
+
+        Raises:
+            DeviceError: it cannot be reached, another measures there, or it cannot be tuned as the target says.
+            IntegrityError: its host key is another.
+
+        """
+        try:
+            self._session.open()
+        except BaseException:  # an interrupt among them: no context is left that would give the board back
+            self._session.close()
+            raise
         self._entered = True
         return self
 
@@ -96,7 +114,10 @@ class SshDevice:
         weights = model.path.with_suffix(".bin")
         both = model.path.suffix == ".xml" and weights.is_file()
         order = orders.BoardInspect(
-            target=self._target, model=model, weights=Artifact.of(weights) if both else None
+            target=self._target,
+            model=model,
+            weights=Artifact.of(weights) if both else None,
+            external=external_files(model.path),
         )
         return self._order("inspect", order, Signature, most_s=self._timeout_s)
 
@@ -125,7 +146,7 @@ class SshDevice:
             weights = None
             if found.weights is not None:
                 weights = self._fetch(id_, found.weights, file_in(folder, "model", ".bin"))
-        return Model(file=file, weights=weights, precision=found.precision)
+        return brought_along(Model(file=file, weights=weights, precision=found.precision), engine.model)
 
     def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
         """Time engines against each other: fresh processes each launch, turns in a seeded random order.
@@ -164,6 +185,38 @@ class SshDevice:
         if min(*found.parts_ms.values(), found.whole_ms) < 0 or found.samples < 1:
             raise self._nonsense("a ledger of negative times")
         return found
+
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Energy | None:
+        """Measure what an inference costs in energy above the idle board; None where it has no meter.
+
+        Raises:
+            BuildError: the engine cannot be opened or dies while it runs.
+            DeviceError: the meter gave too few readings, or stopped to answer.
+            UsageError: so many seconds cannot be measured.
+
+        """
+        check_seconds(seconds)
+        order = orders.BoardEnergy(target=self._target, engine=engine, seconds=seconds)
+        found = self._order("energy", order, EnergyReply, most_s=3 * self._timeout_s + 4 * seconds).energy
+        if found is not None and not (
+            found.inferences > 0 and found.busy_s > 0 and found.uncertainty_mj >= 0
+        ):
+            raise self._nonsense("energy of no inference")
+        return found
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> tuple[Layer, ...]:
+        """List the layers that a runtime makes of a model.
+
+        Raises:
+            BuildError: the engine cannot be opened, dies while it runs, or says nothing of layers.
+            BackendMissing: the runtime is not installed on the board.
+            UsageError: so many passes cannot be made, or the runtime knows no layers.
+
+        """
+        check_passes(passes)
+        order = orders.BoardLayers(target=self._target, engine=engine, passes=passes)
+        most_s = self._timeout_s + passes * _ROW_S
+        return self._order("layers", order, LayersReply, most_s=most_s, most_bytes=_LAYERS_BYTES).layers
 
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Run rows of inputs through the compiled file; outputs are .npy files in `folder`.
@@ -232,7 +285,7 @@ class SshDevice:
         lengths = {
             len(latency.samples_ms),
             len(latency.cpu_ms),
-            len(latency.preempted),
+            len(latency.preempted or latency.samples_ms),  # none where it is not known
             sum(latency.block_sizes),
         }
         whole = (
@@ -301,5 +354,5 @@ def clean(board: Board) -> float:
 def _decoded(board: Board, kind: type[R], data: Any, name: str) -> R:
     try:
         return decode(kind, data, name)
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # a value that refuses itself
         raise WorkerDied(f"{board.name} answered nonsense", cause=str(error)[:500]) from error

@@ -6,19 +6,21 @@ left, by the watchdog (`restoring`) when the host has vanished, and by the next 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.devices.restoring import (
+    NUMBER,
     STORE,
     Command,
     Pending,
     beat,
+    beating,
     commands,
     mend,
+    pending_mark,
     power_mode,
     run,
     set_mode,
@@ -31,8 +33,9 @@ from edgekd.timing.boards.asking import find
 from edgekd.values import codec
 from edgekd.values.power import BoardReading, PowerMode
 
+CLOCKS = "clocks"  # a target's `tune` that changes no power mode
+_STOOD_STILL = "this process stood still for more than {:g} s, and the watchdog took it for dead"
 PATIENCE_S = 30.0  # without a sign from the session, the watchdog restores
-_BEATS_A_PATIENCE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,31 +139,43 @@ def tuned(tuning: Tuning, folder: Path, *, patience_s: float = PATIENCE_S) -> It
 
     """
     apply(tuning, folder, patience_s=patience_s)
-    gone = threading.Event()
-
-    def beating() -> None:
-        while not gone.wait(patience_s / _BEATS_A_PATIENCE):
-            beat(folder)
-
-    thread = threading.Thread(target=beating, daemon=True)
-    thread.start()
     try:
-        yield
+        with beating(folder, patience_s):
+            yield
     except BaseException:
-        _end(gone, thread, folder)
+        mend(folder)
         raise
-    if not _end(gone, thread, folder):
-        raise DeviceError(
-            "the power mode and clocks were put back before the end",
-            cause=f"this process stood still for more than {patience_s:g} s, and the watchdog took it for dead",
-            mend="measure again; what was measured meanwhile is worth nothing",
-        )
+    if not mend(folder):
+        raise _put_back_early(_STOOD_STILL.format(patience_s))
 
 
-def _end(gone: threading.Event, thread: threading.Thread, folder: Path) -> bool:
-    gone.set()
-    thread.join()
-    return mend(folder)
+@contextmanager
+def kept_tuned(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Keep a board as a session tuned it, whatever becomes of that session meanwhile.
+
+    Raises:
+        DeviceError: it was put back before the end, or before the beginning.
+
+    """
+    before = pending_mark(folder)
+    if before is not None:
+        with beating(folder, patience_s):
+            yield
+    if before is None or pending_mark(folder) != before:
+        raise _put_back_early("the watchdog took the session for dead, or somebody else put them back")
+
+
+def _put_back_early(cause: str) -> DeviceError:
+    return DeviceError(
+        "the power mode and clocks were put back before the end",
+        cause=cause,
+        mend="measure again; what was measured meanwhile is worth nothing",
+    )
+
+
+def mode_of(tune: str) -> str:
+    """Return the power mode that a target's `tune` asks for; empty where it is to stay."""
+    return "" if tune == CLOCKS else tune
 
 
 def apply(tuning: Tuning, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
@@ -196,6 +211,8 @@ def _mode(name: str, modes: Sequence[PowerMode]) -> PowerMode:
     for mode in modes:
         if name.lower() == mode.name.lower() or name == str(mode.id):
             return mode
+    if not modes and NUMBER.fullmatch(name):  # its file of modes cannot be read: the board will say
+        return PowerMode(name=name, id=int(name))
     known = codec.did_you_mean(name, [mode.name for mode in modes])
     raise ConfigError(f"the board has no power mode {name!r}", mend=known)
 

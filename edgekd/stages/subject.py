@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgekd import runner
 from edgekd.devices import Device
+from edgekd.devices.external import external_files
 from edgekd.errors import BackendMissing, IntegrityError, ModelError, UsageError
 from edgekd.stages.bundle import read_manifest
 from edgekd.stages.verify import read_recipe
@@ -139,16 +140,18 @@ def _first_working(device: Device, path: Path, target: Target) -> str:
 
 
 def model_at(path: Path) -> Model:
-    """Name a model file, with the weights that an OpenVINO .xml keeps beside it.
+    """Name a model file, with the weights that it keeps beside it: an .xml in a .bin, an .onnx in files that it names.
 
     Raises:
         UsageError: there is no such file, or it is of a kind that no runtime here reads.
+        ModelError: it is malformed.
+        IntegrityError: it takes weights from outside its folder.
 
     """
     if not path.is_file():
         raise UsageError(f"there is no model {path}", mend="give the path of an .onnx or .xml file")
     if path.suffix == ".onnx":
-        return Model(file=Artifact.of(path.absolute()))
+        return Model(file=Artifact.of(path.absolute()), external=external_files(path))
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and weights.is_file():
         return Model(file=Artifact.of(path.absolute()), weights=Artifact.of(weights.absolute()))

@@ -37,7 +37,7 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A portable model file (.onnx, or .xml with its .bin) and the precision it was made for.
+    """A portable model (.onnx with its external data, or .xml with its .bin) and the precision it was made for.
 
     An int8 model carries its quantisation inside: Q/DQ in ONNX, FakeQuantize in OpenVINO IR.
     """
@@ -45,11 +45,17 @@ class Model:
     file: Artifact
     weights: Artifact | None = None  # the .bin beside an OpenVINO .xml
     precision: Precision = Precision.FP32
+    external: tuple[Artifact, ...] = ()  # weights of an .onnx, below its folder, in the order of their names
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """All its files, the model itself first."""
+        return (self.file, *(() if self.weights is None else (self.weights,)), *self.external)
 
     @property
     def size_bytes(self) -> int:
         """Size of all its files on disk."""
-        return self.file.size_bytes + (self.weights.size_bytes if self.weights else 0)
+        return sum(file.size_bytes for file in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)

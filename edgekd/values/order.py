@@ -7,7 +7,9 @@ from pathlib import Path
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.conditions import Conditions
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Signature
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 
 
@@ -37,6 +39,7 @@ class ProbeReply:
     conditions: Conditions
     runtimes: tuple[RuntimeHealth, ...]
     board: tuple[str, ...] = ()  # what the board's own tools say: power mode, clocks, heat, rails
+    may_tune: bool | None = None  # whether sudo allows what --tune runs; None: there is nothing to tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,21 @@ class InspectOrder:
     """Check a model file against hostile content and read its signature, in the child."""
 
     model: Artifact
+    external: tuple[Artifact, ...] | None = None  # its files of weights; None: those that lie there
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateOrder:
+    """Read which files beside an .onnx hold its weights, in the child; nothing of them is opened."""
+
+    model: Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateReply:
+    """Names below the model's folder, sorted; none of them leads out of it."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +116,35 @@ class LedgerOrder:
     images: Artifact  # .npy, (n, H, W, C), uint8
     recipe: Preprocess
     requests: int = 50  # of either kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyOrder:
+    """Measure what an inference of the open engine costs in energy, in passes of its own: idle, busy, idle."""
+
+    seconds: float  # of each pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyReply:
+    """None where the machine has no meter that this user may read."""
+
+    energy: Energy | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersOrder:
+    """List what a runtime makes of an engine's model, each layer timed alone where the runtime can."""
+
+    engine: Engine
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersReply:
+    """In the order in which they run."""
+
+    layers: tuple[Layer, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,10 +170,22 @@ class Energy:
     idle_mw: float
     busy_s: float
 
+    @property
+    def upper_mj(self) -> float:
+        """The upper end of its interval."""
+        return self.energy_mj + self.uncertainty_mj
+
+    @property
+    def words(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.energy_mj:.3f} mJ an inference, +/- {self.uncertainty_mj:.3f} at 95 %; {self.busy_mw / 1e3:.2f} W "
+            f"busy, {self.idle_mw / 1e3:.2f} W idle; {self.inferences} inferences, {self.source}"
+        )
+
     def breach(self, limit_mj: float) -> str:
         """Say by how much a budget is missed with 95 % confidence; empty where it is met."""
-        upper_mj = self.energy_mj + self.uncertainty_mj
-        return f"energy {upper_mj:.3f} mJ, limit {limit_mj:g} mJ" if upper_mj > limit_mj else ""
+        return f"energy {self.upper_mj:.3f} mJ, limit {limit_mj:g} mJ" if self.upper_mj > limit_mj else ""
 
 
 def _steering(clocks: Iterable[Clock]) -> Iterator[Clock]:

@@ -29,5 +29,6 @@ class Target:
     device: str  # "local", or a name from `edgekd devices`
     runtimes: tuple[str, ...]
     threads: int
+    tune: str = ""  # "clocks": hold them; else a power mode, by name or number, whose clocks are held; empty: as it is
     wait_s: float = 0.0  # for another's measurement on the device to end; changes no result
     record: str = ""  # file that the session with the device is written into; changes no result

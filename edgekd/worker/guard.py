@@ -7,7 +7,9 @@ of stride 2^40, which passes onnx.checker). The process boundary contains that; 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from xml.parsers import expat
 
 from edgekd.errors import IntegrityError, ModelError
@@ -20,6 +22,9 @@ _MOST_XML_DEPTH = 64  # an IR nests layers/layer/output/port/dim, and so again i
 _MOST_ELEMENTS = 1 << 31  # of one tensor
 _MOST_RANK = 64
 _MOST_ATTRIBUTE = 1 << 20
+_MOST_EXTERNAL = 1000  # files of weights beside one model
+_SPECIAL = set("\\*")  # Windows' separator; ONNX Runtime takes "*/_ORT_MEM_ADDR_/*" for an address in memory
+_MOST_PARTS, _LONGEST_PART = 8, 255  # of such a file's name: folders below the model's, bytes of each
 _POSITIVE = {"strides", "dilations", "kernel_shape", "group", "hidden_size", "blocksize"}
 _BOUNDED = _POSITIVE | {"pads", "output_padding", "output_shape", "axis", "perm", "num_groups", "num_outputs"}
 _OFFICIAL = {"", "ai.onnx"}
@@ -43,12 +48,16 @@ _QUANTIZED = {
 }  # fmt: skip
 
 
-def check(path: Path) -> None:
+def check(path: Path, external: Sequence[Path] | None = None) -> None:
     """Check a model file against our own limits; needs neither onnx nor a runtime.
+
+    Args:
+        path: .onnx or .xml.
+        external: the files of weights that were named, and verified, with it; None where none could be.
 
     Raises:
         ModelError: it is malformed, or larger than any real model.
-        IntegrityError: it points at files outside its folder.
+        IntegrityError: it points at files outside its folder, or at others than were named with it.
 
     """
     if not path.is_file():
@@ -57,7 +66,10 @@ def check(path: Path) -> None:
     if size > (_MOST_XML_BYTES if path.suffix == ".xml" else _MOST_BYTES):
         raise ModelError(f"{path.name} is too large", cause=f"{size >> 20} MiB", mend="use a smaller model")
     if path.suffix == ".onnx":
-        _check_outline(path, outline(path))
+        found = outline(path)
+        _check_outline(path, found)
+        if external is not None:
+            _check_named(path, _locations(path, found), external)
     elif path.suffix == ".xml":
         _check_xml(path)
     else:
@@ -80,6 +92,17 @@ def onnx_signature(path: Path) -> Signature:
         outputs=tuple(_spec(path, value) for value in found.outputs),
         quantized=any(node.operator in _QUANTIZED for node in found.nodes),
     )
+
+
+def external_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the files that a model keeps its weights in, below its folder, sorted; none are opened.
+
+    Raises:
+        IntegrityError: one would lie outside, or two would be one file on some disk.
+        ModelError: it is malformed.
+
+    """
+    return _locations(path, outline(path)) if path.suffix == ".onnx" else ()
 
 
 def _check_outline(path: Path, found: Outline) -> None:
@@ -113,18 +136,66 @@ def _check_dims(path: Path, name: str, dims: tuple[int, ...]) -> None:
         raise _refusal(path, f"{name!r} has the shape {'x'.join(map(str, dims[:8]))}")
 
 
+def _locations(path: Path, found: Outline) -> tuple[str, ...]:
+    """Return the names of the files of weights, each in one spelling."""
+    told = {one.location for one in found.tensors if one.location is not None}
+    for name in told:
+        if not _stays_inside(name):
+            raise _stray(path, name)
+    names = sorted({str(PurePosixPath(name)) for name in told})
+    for name, other in pairwise(sorted([*names, path.name], key=str.casefold)):
+        if name.casefold() == other.casefold():
+            cause = f"{name!r} and {other!r} may be one file"
+            mend = "save the model with other names for its weights"
+            raise IntegrityError(f"{path.name} takes weights from {name!r}", cause=cause, mend=mend)
+    if len(names) > _MOST_EXTERNAL:
+        raise _refusal(path, f"its weights lie in {len(names)} files")
+    return tuple(names)
+
+
+def _check_named(path: Path, names: Sequence[str], given: Sequence[Path]) -> None:
+    """Refuse weights that were not named with the model: nobody verified them."""
+    own = {path.parent.absolute() / name for name in names}
+    for one in sorted(own ^ {one.absolute() for one in given}):
+        problem = "was not named with it" if one in own else "is none of its files"
+        raise IntegrityError(
+            f"{path.name} and its weights do not belong together",
+            cause=f"{one.name} {problem}",
+            mend="give the model with the weights that were saved with it, or save it as one file",
+        )
+
+
 def _check_location(path: Path, location: str) -> None:
     """Weights beside the model must be plain files inside its folder."""
     folder = path.parent.resolve()
     target = folder / location
-    inside = not Path(location).is_absolute() and ".." not in Path(location).parts and location
-    plain = inside and target.resolve() == target and target.is_file() and target.stat().st_nlink == 1
+    plain = (
+        _stays_inside(location)
+        and target.resolve() == target
+        and target.is_file()
+        and target.stat().st_nlink == 1
+    )
     if not plain:
-        raise IntegrityError(
-            f"{path.name} takes weights from {location!r}",
-            cause="that is no plain file inside the model's own folder",
-            mend="put the weights beside the model, or save it as one file",
-        )
+        raise _stray(path, location)
+
+
+def _stays_inside(location: str) -> bool:
+    """Whether a name can only be one below the model's folder, on any disk and for any runtime."""
+    parts = PurePosixPath(location).parts
+    return (
+        location.isprintable()
+        and not _SPECIAL.intersection(location)
+        and 0 < len(parts) <= _MOST_PARTS
+        and all(part not in {"/", "//", ".."} and len(part.encode()) <= _LONGEST_PART for part in parts)
+    )
+
+
+def _stray(path: Path, location: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path.name} takes weights from {location!r}",
+        cause="that is no plain file inside the model's own folder",
+        mend="put the weights beside the model, or save it as one file",
+    )
 
 
 def _check_xml(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -22,10 +23,16 @@ from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.order import (
     CompileOrder,
     Done,
+    EnergyOrder,
+    EnergyReply,
     InferOrder,
     InferReply,
     InspectOrder,
+    LayersOrder,
+    LayersReply,
     LedgerOrder,
+    LocateOrder,
+    LocateReply,
     OpenOrder,
     OpenReply,
     ProbeOrder,
@@ -57,11 +64,14 @@ class Worker:
         return {
             "probe": Handler(order=ProbeOrder, carry_out=self.probe),
             "inspect": Handler(order=InspectOrder, carry_out=self.inspect),
+            "locate": Handler(order=LocateOrder, carry_out=self.locate),
+            "layers": Handler(order=LayersOrder, carry_out=self.layers),
             "compile": Handler(order=CompileOrder, carry_out=self.compile),
             "open": Handler(order=OpenOrder, carry_out=self.open),
             "warm_up": Handler(order=WarmUpOrder, carry_out=self.warm_up),
             "sample": Handler(order=SampleOrder, carry_out=self.sample),
             "ledger": Handler(order=LedgerOrder, carry_out=self.ledger),
+            "energy": Handler(order=EnergyOrder, carry_out=self.energy),
             "infer": Handler(order=InferOrder, carry_out=self.infer),
         }
 
@@ -83,7 +93,8 @@ class Worker:
 
         """
         path = order.model.verified()
-        guard.check(path)
+        external = None if order.external is None else [file.verified() for file in order.external]
+        guard.check(path, external)
         if path.suffix == ".xml":
             backends.load("openvino")  # says what to install where it is missing
             from edgekd.backends import openvino  # reads its own format, and is needed for no other
@@ -91,6 +102,27 @@ class Worker:
             return openvino.read_signature(path)
         _full_check(path)
         return guard.onnx_signature(path)
+
+    def locate(self, order: LocateOrder) -> LocateReply:
+        """Read where an .onnx has its weights; where it says so, nothing is opened there.
+
+        Raises:
+            IntegrityError: they would lie outside its folder.
+            ModelError: it is no .onnx.
+
+        """
+        return LocateReply(names=guard.external_names(order.model.verified()))
+
+    def layers(self, order: LayersOrder) -> LayersReply:
+        """List what a runtime makes of a model, layer by layer.
+
+        Raises:
+            BuildError: the runtime refuses the model, or says nothing of layers.
+
+        """
+        _check(order.engine.model)
+        backend = backends.load(order.engine.runtime)
+        return LayersReply(layers=backend.layers(order.engine, order.passes))
 
     def compile(self, order: CompileOrder) -> Model:
         """Write what a runtime makes of a model.
@@ -184,6 +216,25 @@ class Worker:
         images = requests.read_images(order.images, order.recipe)
         return requests.itemise(session, images, order.recipe, order.requests)
 
+    def energy(self, order: EnergyOrder) -> EnergyReply:
+        """Measure what an inference costs above the idle machine; the engine stays open in all passes.
+
+        Raises:
+            DeviceError: the meter gave too few readings, or stopped to answer.
+
+        """
+        session = self._warm()
+        from edgekd.timing.boards import rails  # it may start tools, which is not for every worker
+
+        found = rails.meters()
+        feeds = itertools.cycle(self._ring)
+        energy = (
+            rails.measure_energy(lambda: session.run(next(feeds)), found[0], seconds=order.seconds)
+            if found
+            else None
+        )
+        return EnergyReply(energy=energy)
+
     def infer(self, order: InferOrder) -> InferReply:
         """Run the open engine over rows of inputs."""
         session = self._opened()
@@ -215,7 +266,7 @@ def _check(model: Model) -> None:
             raise ModelError(
                 f"{weights} does not belong to {model.file.path}", mend="keep .xml and .bin together"
             )
-    guard.check(model.file.verified())
+    guard.check(model.file.verified(), [file.verified() for file in model.external])
 
 
 def _run_once(session: Session, engine: Engine) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgekd.devices import Device
-from edgekd.errors import BuildError, DataError, IntegrityError, ModelError
+from edgekd.errors import BuildError, DataError, IntegrityError, ModelError, UsageError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Engine, Precision
@@ -128,6 +128,52 @@ class DeviceContract:
         found = device.ledger(engine, Artifact.of(tmp_path / "x.npy"), recipe)
         assert found.samples > 0
         assert found.whole_ms > 0
+
+    def test_energy_is_that_of_inferences_or_there_is_no_meter(self, device: Device, tmp_path: Path):
+        engine = self.engine(models.conv_net(tmp_path / "m.onnx"))
+        found = device.energy(engine, seconds=0.6)
+        assert found is None or (found.inferences > 0 and found.busy_s > 0.3 and found.source)
+        with pytest.raises(UsageError, match="cannot be measured over 0 s"):
+            device.energy(engine, seconds=0.0)
+
+    def test_layers_are_listed_in_order_with_times_that_are_times(self, device: Device, tmp_path: Path):
+        engine = self.engine(models.conv_net(tmp_path / "m.onnx"))
+        found = device.layers(engine, passes=3)
+        assert [one.kind for one in found if one.kind.startswith("Conv")] == ["Conv", "Conv"]
+        assert all(one.time_ms is None or one.time_ms >= 0 for one in found)
+        assert any(one.time_ms for one in found)
+        with pytest.raises(UsageError, match="cannot be timed 0 times"):
+            device.layers(engine, passes=0)
+
+    def test_weights_beside_an_onnx_go_where_it_goes(self, device: Device, tmp_path: Path):
+        engine = models.spread_engine(models.spread_net(tmp_path / "m.onnx"), self.runtime)
+        assert [file.path.name for file in engine.model.external] == ["w.bin", "w e.data"]
+        whole = self.engine(models.conv_net(tmp_path / "whole.onnx"))
+        assert device.inspect(engine.model.file) == device.inspect(whole.model.file)
+        assert device.build(engine).signature == device.build(whole).signature
+        assert len(device.time([engine, whole], SHORT)) == 2
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 1, 3, 8, 8), dtype=np.float32))
+        inputs = {"image": Artifact.of(tmp_path / "x.npy")}
+        spread, alone = (
+            device.infer(one, inputs, tmp_path / f"out{at}")["logits"].verified()
+            for at, one in enumerate((engine, whole))
+        )
+        np.testing.assert_allclose(np.load(spread), np.load(alone), rtol=1e-5)
+
+    def test_what_is_compiled_of_it_is_whole_in_its_folder(self, device: Device, tmp_path: Path):
+        engine = models.spread_engine(models.spread_net(tmp_path / "m.onnx"), self.runtime)
+        made = device.compile(engine, tmp_path / "made")
+        assert all((tmp_path / "made").resolve() in one.verified().resolve().parents for one in made.files)
+        assert device.build(replace(engine, model=made)).signature.outputs[0].name == "logits"
+
+    def test_weights_that_were_not_named_or_changed_are_refused(self, device: Device, tmp_path: Path):
+        engine = models.spread_engine(models.spread_net(tmp_path / "m.onnx"), self.runtime)
+        unnamed = replace(engine, model=replace(engine.model, external=engine.model.external[:1]))
+        with pytest.raises(IntegrityError):
+            device.build(unnamed)
+        (tmp_path / "more" / "w.bin").write_bytes(b"other")
+        with pytest.raises(IntegrityError, match=r"w\.bin"):
+            device.build(engine)
 
     def test_outputs_are_right_and_lie_in_the_folder_given(self, device: Device, tmp_path: Path):
         path = models.recurrent_cell(tmp_path / "m.onnx")

@@ -31,9 +31,11 @@ from edgekd.values.board import Board
 from edgekd.values.codec import encode, plain
 from edgekd.values.conditions import Load, Trust, TrustVerdict
 from edgekd.values.latency import Latency, Launch, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 from edgekd.values.order import OpenReply, ProbeReply, RuntimeHealth
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from tests.contracts.device import target
 
@@ -131,6 +133,8 @@ OPERATIONS: dict[str, Operation] = {
     "compile": lambda box, device: device.compile(box.engine, box.out),
     "time": lambda box, device: device.time([box.engine], PROTOCOL),
     "ledger": lambda box, device: device.ledger(box.engine, box.images, _recipe()),
+    "energy": lambda box, device: device.energy(box.engine, seconds=1.0),
+    "layers": lambda box, device: device.layers(box.engine, passes=2),
     "infer": lambda box, device: device.infer(box.engine, {"x": box.images}, box.out),
 }
 PLAIN: dict[str, Callable[[Board], object]] = {
@@ -228,6 +232,9 @@ def _reply(name: str) -> tuple[Any, list[bytes]]:
         preprocess_ms=1.0, copy_in_ms=1.0, compute_ms=1.0, copy_out_ms=1.0, postprocess_ms=1.0, whole_ms=5.0,
         samples=50,
     )  # fmt: skip
+    energy = Energy(
+        source="VDD_IN (ina)", inferences=9, energy_mj=5.0, uncertainty_mj=0.5, busy_mw=900.0, idle_mw=400.0, busy_s=1.0
+    )  # fmt: skip
     health = RuntimeHealth(name="onnxruntime", version="1.30.0", works=True, max_error=0.0)
     array = io.BytesIO()
     np.save(array, OUTPUT)
@@ -242,6 +249,8 @@ def _reply(name: str) -> tuple[Any, list[bytes]]:
         ),
         "time": ({"latencies": [plain(latency)]}, []),
         "ledger": (plain(ledger), []),
+        "energy": ({"energy": plain(energy)}, []),
+        "layers": ({"layers": [plain(Layer(name="conv", kind="Conv", time_ms=0.5))]}, []),
         "infer": ({"outputs": {"logits": _made(body, ".npy")}}, [body]),
     }
     return replies[name]

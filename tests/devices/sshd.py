@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ PROGRAM = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:" + os.envi
 needs_sshd = pytest.mark.skipif(PROGRAM is None, reason="openssh-server is not installed")
 
 _START_S = 20.0
+_PORTS = (20_000, 32_000)  # below net.ipv4.ip_local_port_range, wherever nobody has changed it
 _SERVER = """\
 ListenAddress 127.0.0.1
 Port {port}
@@ -193,9 +195,12 @@ def _keygen(path: Path) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Find a port that the kernel gives to no outgoing connection: one of those may be taken before sshd listens."""
+    while True:
+        port = random.randrange(*_PORTS)  # noqa: S311 - no secret
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _children(pid: int) -> list[int]:

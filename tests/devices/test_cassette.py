@@ -92,6 +92,12 @@ class Scripted(LocalDevice):
     def compile(self, engine: Engine, folder: Path) -> Any:
         return self._next()
 
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Any:
+        return self._next()
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> Any:
+        return self._next()
+
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> Any:
         return self._next()
 

@@ -101,6 +101,71 @@ def test_a_turn_may_hold_more_inferences_where_others_took_the_core(box: Sandbox
     assert fake_board.play(box, "time", whole.replace(b"[3, 3]", b"[6, 2]")) == "WorkerDied"
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("energy", b'"inferences": 9', b'"inferences": 0'),
+        ("energy", b'"busy_s": 1.0', b'"busy_s": -1.0'),
+        ("energy", b'"uncertainty_mj": 0.5', b'"uncertainty_mj": -0.5'),
+        ("energy", b'"energy_mj": 5.0', b'"energy_mj": 1e999'),
+        ("layers", b'"time_ms": 0.5', b'"time_ms": -0.5'),
+        ("layers", b'"time_ms": 0.5', b'"time_ms": 1e999'),
+    ],
+)
+def test_energy_and_layers_that_cannot_be_are_refused(box: Sandbox, name: str, good: bytes, bad: bytes):
+    whole = b"".join(fake_board.good(name))
+    assert good in whole
+    assert fake_board.play(box, name, whole.replace(good, bad)) == "WorkerDied"
+
+
+def test_a_board_without_a_meter_says_so(box: Sandbox):
+    whole = b"".join(fake_board.good("energy"))
+    start, end = (
+        whole.index(b'"energy": {') + len(b'"energy": '),
+        whole.index(b"}", whole.index(b'"busy_s"')) + 1,
+    )
+    assert fake_board.play(box, "energy", whole[:start] + b"null" + whole[end:]) == "value"
+
+
+def _spread(tmp_path: Path, *names: str) -> Model:
+    (tmp_path / "a net.onnx").write_bytes(b"net")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    external = tuple(Artifact.of(tmp_path / name) for name in names)
+    return Model(file=Artifact.of(tmp_path / "a net.onnx"), external=external)
+
+
+def test_weights_beside_an_onnx_are_seen_under_the_names_that_it_gives_them(tmp_path: Path):
+    luggage = Luggage()
+    packed = luggage.packed([plain(_spread(tmp_path, "b c.data", "more/w.bin")) for _ in range(2)])
+    assert [[file["path"] for file in one["external"]] for one in packed] == [
+        ["0/b c.data", "0/more/w.bin"],
+        ["3/b c.data", "3/more/w.bin"],
+    ]
+    assert packed[0]["file"]["path"] == "0/a_net.onnx"
+    assert luggage.alone == [file["path"] for one in packed for file in one["external"]]
+    assert len(luggage.sources) == 3
+
+
+@pytest.mark.parametrize("name", ["a_net.onnx", "A_NET.onnx"])
+def test_weights_that_would_lie_where_the_model_does_are_refused(tmp_path: Path, name: str):
+    with pytest.raises(IntegrityError, match="cannot lie beside"):
+        Luggage().packed(plain(_spread(tmp_path, name)))
+
+
+def test_weights_outside_the_models_folder_do_not_travel(tmp_path: Path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "in").mkdir()
+    model = _spread(tmp_path / "in")
+    for path in (tmp_path / "secret", tmp_path / "in" / ".." / "secret"):
+        stray = Model(file=model.file, external=(Artifact.of(path),))
+        luggage = Luggage()
+        with pytest.raises(IntegrityError, match="cannot lie beside"):
+            luggage.packed(plain(stray))
+        assert tmp_path / "secret" not in luggage.sources.values()
+
+
 def test_what_a_terminal_would_act_upon_is_shown_as_escapes():
     assert clean("a\x1b[2Jb\u202ec\ud800\x9b\n\td") == "a\\x1b[2Jb\\u202ec\\ud800\\x9b\n\td"
     assert clean("Jetson Orin Nano, 8 GiB, 25 °C: größer") == "Jetson Orin Nano, 8 GiB, 25 °C: größer"

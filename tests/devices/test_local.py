@@ -345,7 +345,7 @@ def test_a_hostile_model_is_refused_before_the_runtime_sees_it(
 UNGUARDED = """
 import sys
 from edgekd.worker import guard, __main__
-guard.check = lambda path: None
+guard.check = lambda *_: None
 __main__.main(sys.argv[1:])
 """
 

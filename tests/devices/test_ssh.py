@@ -128,6 +128,24 @@ def test_nothing_travels_twice(board: Board, tmp_path: Path):
         assert device.sent_bytes == 0
 
 
+def test_each_file_of_weights_travels_once_by_its_own_digest(board: Board, tmp_path: Path):
+    spread = models.spread_engine(models.spread_net(tmp_path / "m.onnx"))
+    with SshDevice(board, target("rehearsal")) as device:
+        worker_bytes = device.sent_bytes
+        device.inspect(spread.model.file)
+        assert device.sent_bytes == worker_bytes + spread.model.size_bytes
+        device.build(spread)
+        device.time([spread, spread], SHORT)
+        assert device.sent_bytes == worker_bytes + spread.model.size_bytes
+        (tmp_path / "w e.data").write_bytes(bytes((tmp_path / "w e.data").stat().st_size))
+        changed = models.spread_engine(tmp_path / "m.onnx")
+        device.build(changed)
+        one = changed.model.external[1].size_bytes
+        assert device.sent_bytes == worker_bytes + spread.model.size_bytes + one
+    kept = {path.name for path in Place(board.folder).path("files").iterdir()}
+    assert {file.sha256 for model in (spread.model, changed.model) for file in model.files} == kept
+
+
 def test_what_was_altered_on_the_board_is_copied_again(board: Board, tmp_path: Path):
     one = engine(tmp_path)
     with SshDevice(board, target("rehearsal")) as device:

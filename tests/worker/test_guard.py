@@ -97,6 +97,40 @@ def external(folder: Path, location: str) -> Path:
     return path
 
 
+def test_the_names_of_weights_are_read_without_opening_them(tmp_path: Path):
+    assert guard.external_names(external(tmp_path, "absent.bin")) == ("absent.bin",)
+    assert guard.external_names(external(tmp_path, "./a//b c.bin")) == ("a/b c.bin",)
+    assert guard.external_names(models.conv_net(tmp_path / "whole.onnx")) == ()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["/etc/passwd", "../secret", "a/../../b", "", ".", "a\\b", "a\nb", "a\0b", "\x1b[2J", "x" * 256, "a/" * 8 + "a",
+     "*/_ORT_MEM_ADDR_/*", "//server/share", "\u202egnp.bin", "m.onnx", "M.ONNX"],
+)  # fmt: skip
+def test_a_name_of_weights_that_could_lead_elsewhere_is_refused(tmp_path: Path, location: str):
+    with pytest.raises(IntegrityError, match="takes weights from"):
+        guard.external_names(external(tmp_path, location))
+
+
+def test_names_of_weights_that_are_one_file_on_some_disks_are_refused(tmp_path: Path):
+    models.spread_net(tmp_path / "m.onnx", names=("w.bin", "W.bin"))
+    with pytest.raises(IntegrityError, match="may be one file"):
+        guard.external_names(tmp_path / "m.onnx")
+
+
+def test_weights_must_be_those_that_were_named_with_the_model(tmp_path: Path):
+    path = models.spread_net(tmp_path / "m.onnx")
+    both = [tmp_path / name for name in models.SPREAD]
+    guard.check(path, both)
+    guard.check(path, both[::-1])
+    with pytest.raises(IntegrityError, match="do not belong together") as caught:
+        guard.check(path, both[:1])
+    assert "w e.data was not named with it" in caught.value.cause
+    with pytest.raises(IntegrityError, match="do not belong together"):
+        guard.check(path, [*both, tmp_path / "m.onnx"])
+
+
 def test_weights_beside_the_model_pass(tmp_path: Path):
     (tmp_path / "weights.bin").write_bytes(bytes(np.zeros(216, dtype=np.float32)))
     guard.check(external(tmp_path, "weights.bin"))

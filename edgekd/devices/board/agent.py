@@ -17,6 +17,7 @@ from edgekd.devices.board.files import Files, digest
 from edgekd.devices.board.job import carry_out
 from edgekd.devices.board.lines import Gone, Lines, told
 from edgekd.devices.board.place import Place, cannot_write
+from edgekd.devices.board.tuner import Tuner
 from edgekd.errors import DeviceError, EdgekdError, IntegrityError, UsageError
 
 _BEAT_S = 2.0  # how often the host hears that an order is still running
@@ -41,6 +42,7 @@ class Agent:
         """Do nothing yet; the host has to take the board first."""
         self._place, self._lines = place, lines
         self._files = Files(place)
+        self._tuner = Tuner(place)
         self._token = ""
         self._waiting: jobs.Running | None = None
         self._asked = 0  # number of the host's order that is waited for
@@ -66,8 +68,7 @@ class Agent:
                 asked = self._lines.read()
                 self._heard = time.monotonic()
                 if asked.get("do") == "leave":
-                    self._leave()
-                    self._lines.say({"n": asked["n"]})
+                    self._lines.say({"n": asked["n"], **self._leave()})
                     return
                 self._answer(asked)
             elif time.monotonic() - self._heard > _IDLE_S:
@@ -114,8 +115,18 @@ class Agent:
 
         by = lease.take(self._place, token, asked["owner"], asked["why"], clear)
         if by is None:
+            self._tune(token, asked)
             self._token = token
         return {"busy": by}
+
+    def _tune(self, token: str, asked: dict[str, Any]) -> None:
+        """Not under the lease's lock, for which others wait: a board may take seconds to change its clocks."""
+        try:
+            self._tuner.take(token, asked["tune"], asked["tuned_s"])
+        except EdgekdError:
+            lease.give_back(self._place, token)
+            raise
+        lease.renew(self._place, token)
 
     def _has(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"missing": self._files.missing(asked["files"])}
@@ -129,6 +140,8 @@ class Agent:
             raise UsageError("the board waits for an order of this session already")
         if asked["boot_id"] != self._place.boot_id():
             raise DeviceError("the board was restarted", mend="give the same command again")
+        lease.check(self._place, self._token)
+        self._tuner.keep()
         place = self._place
 
         def run(folder: Path, order: dict[str, Any]) -> None:
@@ -156,10 +169,18 @@ class Agent:
                 self._renew()
                 left -= len(piece)
 
-    def _leave(self) -> None:
-        if self._token:
-            jobs.end_own(self._place, self._token)
+    def _leave(self) -> dict[str, Any]:
+        """Give the board back as it was; say so where its clocks could not be put back."""
+        if not self._token:
+            return {}
+        jobs.end_own(self._place, self._token)
+        try:
+            self._tuner.end()
+        except EdgekdError as error:
+            return {"error": told(error)}
+        finally:
             lease.give_back(self._place, self._token)
+        return {}
 
     def _look(self) -> None:
         """Hand on a reply that is there, or say that there is none yet."""
@@ -186,6 +207,7 @@ class Agent:
     def _renew(self) -> None:
         """Every sign of life of the host keeps its lease alive."""
         now = time.monotonic()
+        self._tuner.beat()
         if self._token and now - self._renewed > _RENEW_S * 0.9:
             self._renewed = now
             lease.renew(self._place, self._token)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from edgekd.devices.board.lines import Lines
@@ -17,7 +17,7 @@ from edgekd.errors import IntegrityError, ResourcesExhausted, UsageError
 _CHUNK_BYTES = 1 << 20
 _SPARE_MIB = 64  # what a board's disk keeps free
 _UNFINISHED = ".tmp"
-_VIEW = re.compile(r"[0-9]{1,4}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
+_MOST_PARTS, _LONGEST_PART = 10, 255  # of the name of a view: a number, folders, a file; bytes of each
 
 
 class Files:
@@ -61,22 +61,25 @@ class Files:
         sync_folder(path.parent)
         self._sound[sha256] = _looks(path)
 
-    def lay_out(self, views: Mapping[str, str], folder: Path) -> None:
+    def lay_out(self, views: Mapping[str, str], folder: Path, alone: Collection[str] = ()) -> None:
         """Show files under other names: `{"0/net.onnx": sha256}`, by a hard link where the disk has them.
+
+        Those that must stand `alone` are copied: weights that a model names are no link, for whoever reads them.
 
         Raises:
             IntegrityError: one is not there.
 
         """
-        for view, sha256 in views.items():
-            if not _VIEW.fullmatch(view):
-                raise UsageError(f"no order sees a file as {view!r}")
-            path = folder / view
+        for name, sha256 in views.items():
+            path = folder / view(name)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._path(sha256).exists():
                 mend = "give the same command again"
                 raise IntegrityError(f"the board has lost the file {sha256[:16]}…", mend=mend)
             os.utime(self._path(sha256))  # used now: it goes last where room is needed
+            if name in alone:
+                shutil.copyfile(self._path(sha256), path)
+                continue
             with contextlib.suppress(FileExistsError):
                 _link(self._path(sha256), path)
 
@@ -162,6 +165,22 @@ def digest(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{32,64}", text):
         raise UsageError(f"{text!r} names no file")
     return text
+
+
+def view(name: str) -> str:
+    """Return the name under which an order sees a file, after making sure that it stays in the order's folder.
+
+    Raises:
+        UsageError: it does not: a number, and names of folders and a file below it, is all that it may be.
+
+    """
+    number, *parts = name.split("/")
+    below = 0 < len(parts) < _MOST_PARTS and all(
+        part not in {"", ".", ".."} and len(part.encode(errors="replace")) <= _LONGEST_PART for part in parts
+    )
+    if not (below and name.isprintable() and re.fullmatch(r"[0-9]{1,4}", number)):
+        raise UsageError(f"no order sees a file as {name!r}")
+    return name
 
 
 def _link(source: Path, path: Path) -> None:

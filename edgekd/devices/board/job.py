@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd.devices.board.files import Files
+from edgekd.devices.board.files import Files, view
 from edgekd.devices.board.lines import told
 from edgekd.devices.board.orders import Desk
 from edgekd.devices.board.place import Place, cannot_write, full_disk, write_whole
 from edgekd.errors import EdgekdError, ResourcesExhausted, UsageError, WorkerDied
 from edgekd.values.codec import decode, did_you_mean, plain
 
-_NAME = re.compile(r"[0-9]{1,4}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
-
 
 def carry_out(place: Place, folder: Path, asked: dict[str, Any]) -> None:
     """Carry out the order that was asked, and write `reply.json`, whatever comes of it."""
     try:
-        _reply(place, folder, asked, _answer(Files(place), folder, asked))
+        _reply(place, folder, asked, _answer(place, folder, asked))
     except OSError as error:  # what it made may be what fills the disk
         shutil.rmtree(folder / "out", ignore_errors=True)
         _reply(place, folder, asked, {"error": told(cannot_write(place, error))})
@@ -34,10 +31,10 @@ def _reply(place: Place, folder: Path, asked: dict[str, Any], answer: dict[str, 
     write_whole(folder / "reply.json", json.dumps(whole, allow_nan=False).encode())
 
 
-def _answer(files: Files, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def _answer(place: Place, folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     name = asked["order"]
     try:
-        return {"reply": plain(_result(files, folder, name, asked))}
+        return {"reply": plain(_result(place, folder, name, asked))}
     except EdgekdError as error:
         return {"error": told(error)}
     except MemoryError:
@@ -51,11 +48,11 @@ def _answer(files: Files, folder: Path, asked: dict[str, Any]) -> dict[str, Any]
         return {"error": told(WorkerDied(f"{name} failed on the board", cause=cause))}
 
 
-def _result(files: Files, folder: Path, name: str, asked: dict[str, Any]) -> object:
+def _result(place: Place, folder: Path, name: str, asked: dict[str, Any]) -> object:
     seen, made = folder / "in", folder / "out"
     made.mkdir(mode=0o700, exist_ok=True)
-    files.lay_out(asked["files"], seen)
-    handlers = Desk(made).handlers()
+    Files(place).lay_out(asked["files"], seen, alone=asked["alone"])
+    handlers = Desk(made, place.root).handlers()
     if name not in handlers:
         raise UsageError(f"a board knows no order {name!r}", mend=did_you_mean(name, list(handlers)))
     handler = handlers[name]
@@ -69,7 +66,5 @@ def _placed(data: Any, seen: Path) -> Any:
     if not isinstance(data, Mapping):
         return data
     if set(data) == {"path", "sha256"}:
-        if not _NAME.fullmatch(data["path"]):
-            raise UsageError(f"no order sees a file as {data['path']!r}")
-        return {**data, "path": str(seen / data["path"])}
+        return {**data, "path": str(seen / view(data["path"]))}
     return {key: _placed(item, seen) for key, item in data.items()}

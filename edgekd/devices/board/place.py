@@ -18,8 +18,8 @@ from edgekd.errors import DeviceError, EdgekdError, IntegrityError, ResourcesExh
 
 _MARK, _MARKED = "edgekd-board", "edgekd keeps this folder; `edgekd devices clean` removes it\n"
 _OURS = (
-    "worker", "files", "orders", "cache", "tuning.json", "tuning.pulse", "tuning.lock", "lease.json", "lease.lock",
-    "boot-id", "starts.log",
+    "worker", "files", "orders", "cache", "tuning.json", "tuning.pulse", "tuning.lock", "tuning.partial",
+    "tuning.session", "lease.json", "lease.lock", "boot-id", "starts.log",
 )  # fmt: skip
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LOCK_S = 20.0  # nobody keeps the lock for longer than it takes to write a small file
@@ -68,6 +68,7 @@ class Place:
 
         Raises:
             IntegrityError: it does not carry our mark.
+            DeviceError: it says what has to be put back of the power mode and clocks.
 
         """
         if not self.root.exists():
@@ -77,6 +78,12 @@ class Place:
                 f"{self.root} on the board is not removed",
                 cause="it does not carry edgekd's mark",
                 mend="look at it, and remove it yourself if it is not needed",
+            )
+        if self.path("tuning.json").exists():
+            raise DeviceError(
+                "a session has tuned the board, and it has not been put back",
+                cause="what to put back is written in the folder",
+                mend="wait a minute, or run `edgekd devices probe`, which puts it back; then clean it",
             )
         freed_mib = self.used_mib()
         for name in (*_OURS, _MARK):  # the mark last: a removal that was cut off can be repeated

@@ -7,11 +7,11 @@ that was never recorded, or not as often, is an error.
 
 Nothing is guessed from something similar. A student that was trained anew has other weights, so that neither its
 outputs nor its accuracy are those on the cassette, though it would be as fast. A plan, a gate and a profile replay
-from the files alone; a run replays where its training comes to the same bytes, or where the store of the recorded run
-is kept.
+from the files alone; for a run, what the host trained and exported lies on the cassette too (`results.py`).
 """
 
 from edgekd.devices.cassette.recording import RecordedDevice, record
 from edgekd.devices.cassette.replaying import CassetteDevice
+from edgekd.devices.cassette.tape import recorded_profile
 
-__all__ = ["CassetteDevice", "RecordedDevice", "record"]
+__all__ = ["CassetteDevice", "RecordedDevice", "record", "recorded_profile"]

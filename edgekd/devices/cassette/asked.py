@@ -31,6 +31,7 @@ class EngineContent:
     precision: Precision
     threads: int
     shapes: dict[str, tuple[int, ...]] | None
+    external: tuple[str, ...] = ()  # sha256 of the files of weights, in the order of their names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Asked:
     files: dict[str, str] = field(default_factory=dict)  # input -> sha256
     recipe: Preprocess | None = None
     runtimes: tuple[str, ...] = ()  # that were probed
+    seconds: float | None = None  # of each pass that measured energy
+    passes: int | None = None  # that timed layers
 
     @cached_property
     def key(self) -> str:
@@ -55,7 +58,10 @@ class Asked:
     def digests(self) -> frozenset[str]:
         """The files that it is about."""
         weights = {engine.weights for engine in self.engines if engine.weights is not None}
-        return frozenset({*self.files.values(), *weights, *(engine.file for engine in self.engines)})
+        external = {sha256 for engine in self.engines for sha256 in engine.external}
+        return frozenset(
+            {*self.files.values(), *weights, *external, *(engine.file for engine in self.engines)}
+        )
 
     def __str__(self) -> str:
         """Say it in a few words."""
@@ -80,6 +86,7 @@ def content_of(engine: Engine) -> EngineContent:
         precision=engine.precision,
         threads=engine.threads,
         shapes=engine.shapes,
+        external=tuple(file.sha256 for file in engine.model.external),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.devices.cassette.records import SCHEMA_VERSION, Entry, Part, Record, Session
+from edgekd.devices.cassette.records import READABLE, SCHEMA_VERSION, Entry, Part, Record, Result, Session
 from edgekd.errors import ConfigError, IntegrityError, ResourcesExhausted
 from edgekd.values.codec import decode, encode
 
@@ -26,11 +26,12 @@ _MEND = "record it again, or take it anew from where it was recorded"
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """What a line may hold: one of the three."""
+    """What a line may hold: one of the four."""
 
     session: Session | None = None
     part: Part | None = None
     entry: Entry | None = None
+    result: Result | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def record_of(path: Path, line: bytes, before: str) -> tuple[Record, str]:
         found = decode(_Line, data, "record")
     except _UNREADABLE as error:
         raise altered(path, f"a record cannot be read: {error}"[:500]) from error
-    records = [one for one in (found.session, found.part, found.entry) if one is not None]
+    records = [one for one in (found.session, found.part, found.entry, found.result) if one is not None]
     if len(records) != 1:
         raise altered(path, "a line holds no record, or several")
     return records[0], digest
@@ -90,10 +91,10 @@ def _check_schema(path: Path, data: Any) -> None:
     """Look at the version before the rest, which another version may say otherwise."""
     session = data.get("session") if isinstance(data, dict) else None
     version = session.get("schema_version") if isinstance(session, dict) else SCHEMA_VERSION
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise IntegrityError(
             f"the cassette {path} is of schema {str(version)[:20]}",
-            cause=f"this edgekd reads schema {SCHEMA_VERSION}",
+            cause=f"this edgekd reads schema {' and '.join(map(str, READABLE))}",
             mend="replay it with the edgekd that recorded it, or record it again",
         )
 

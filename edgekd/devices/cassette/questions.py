@@ -53,6 +53,16 @@ def itemising(engine: Engine, images: Artifact, recipe: Preprocess) -> Question:
     return _of("ledger", [engine], files={"images": images}, recipe=recipe)
 
 
+def metering(engine: Engine, seconds: float) -> Question:
+    """Ask what an inference costs in energy."""
+    return _of("energy", [engine], seconds=seconds)
+
+
+def listing(engine: Engine, passes: int) -> Question:
+    """Ask for an engine's layers."""
+    return _of("layers", [engine], passes=passes)
+
+
 def inferring(engine: Engine, inputs: Mapping[str, Artifact], folder: Path) -> Question:
     """Ask for the outputs of inputs."""
     return _of("infer", [engine], files=inputs, folder=folder)
@@ -65,6 +75,8 @@ def _of(
     protocol: Protocol | None = None,
     files: Mapping[str, Artifact] | None = None,
     recipe: Preprocess | None = None,
+    seconds: float | None = None,
+    passes: int | None = None,
     folder: Path | None = None,
 ) -> Question:
     files = files or {}
@@ -74,8 +86,10 @@ def _of(
         protocol=protocol,
         files={name: file.sha256 for name, file in files.items()},
         recipe=recipe,
+        seconds=seconds,
+        passes=passes,
     )
     # By content, so that "file 0" means the same in whatever order the engines are given.
     alike = sorted(engines, key=lambda engine: encode(content_of(engine)))
-    named = [file for engine in alike for file in (engine.model.file, engine.model.weights) if file]
+    named = [file for engine in alike for file in engine.model.files]
     return Question(asked=asked, words=Words([*named, *(files[name] for name in sorted(files))], folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,8 @@ from edgekd.devices.cassette.questions import (
     inferring,
     inspecting,
     itemising,
+    listing,
+    metering,
     probing,
     timing,
 )
@@ -33,13 +35,17 @@ from edgekd.devices.cassette.records import (
     kept,
     parts_of,
 )
+from edgekd.devices.cassette.results import write_result
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.values.artifact import Artifact
 from edgekd.values.latency import Latency, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
-from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.order import EnergyReply, LayersReply, OpenReply, ProbeReply
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
+from edgekd.values.target import Profile
 
 R = TypeVar("R")
 
@@ -58,26 +64,31 @@ class _Told:
     asked: Asked | None = None  # where the reply alone says it
 
 
-def record(device: Device, file: Path) -> Device:
-    """Return a device that writes down what is asked of it and what it answers.
+def record(device: Device, file: Path, *, tune: str = "", profile: Profile | None = None) -> Device:
+    """Return a device that writes down what is asked of it and what it answers; `tune` and profile are its target's.
 
     A file that is there already goes on behind what it holds, as a run does whose command is given again.
 
     Raises:
         IntegrityError: the file is no cassette, was altered, or is of another schema.
-        UsageError: it was recorded on another device, or cannot be written.
+        UsageError: it was recorded on another device, or one tuned otherwise, or cannot be written.
         ResourcesExhausted: the disk is full.
 
     """
-    return RecordedDevice(device, file)
+    return RecordedDevice(device, file, tune, profile)
 
 
 class RecordedDevice:
     """A device of which every order, reply and error is on disk before the caller has it."""
 
-    def __init__(self, device: Device, file: Path) -> None:
-        version = importlib.metadata.version("edgekd")
-        session = Session(schema_version=SCHEMA_VERSION, device=device.name, edgekd=version)
+    def __init__(self, device: Device, file: Path, tune: str = "", profile: Profile | None = None) -> None:
+        session = Session(
+            schema_version=SCHEMA_VERSION,
+            device=device.name,
+            edgekd=importlib.metadata.version("edgekd"),
+            tune=tune,
+            profile=profile,
+        )
         self.name = device.name
         self._device = device
         self._tape = tape.begin(file, session)
@@ -139,10 +150,25 @@ class RecordedDevice:
         question = itemising(engine, images, recipe)
         return self._carried(question, lambda: self._device.ledger(engine, images, recipe), _as_it_is)
 
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Energy | None:
+        """Measure energy, and write down what it gives, which may be nothing; see `Device`."""
+        question = metering(engine, seconds)
+        return self._carried(question, lambda: self._device.energy(engine, seconds=seconds), _metered)
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> tuple[Layer, ...]:
+        """List layers, and write down what it gives; see `Device`."""
+        question = listing(engine, passes)
+        return self._carried(question, lambda: self._device.layers(engine, passes=passes), _listed)
+
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Infer, and write down what it gives, files included; see `Device`."""
         question = inferring(engine, inputs, folder)
         return self._carried(question, lambda: self._device.infer(engine, inputs, folder), _inferred)
+
+    def keep(self, stage: str, key: str, text: str, files: Mapping[str, Artifact]) -> None:
+        """Write down what the host made of a stage, so that a replay need not make it again."""
+        if not write_result(self._tape, stage, key, text, files):
+            log.warning("%s is too large for %s: a replay makes it anew", stage, self._tape.path)
 
     def _carried(self, question: Question, live: Callable[[], R], told: Callable[[R], _Told]) -> R:
         question.words.check_files()  # what is wrong with a file here is no answer of the device's
@@ -191,6 +217,14 @@ def _as_it_is(reply: object) -> _Told:
     return _Told(reply=reply)
 
 
+def _metered(energy: Energy | None) -> _Told:
+    return _Told(reply=EnergyReply(energy=energy))
+
+
+def _listed(layers: tuple[Layer, ...]) -> _Told:
+    return _Told(reply=LayersReply(layers=layers))
+
+
 def _timed(latencies: tuple[Latency, ...]) -> _Told:
     fingerprint = latencies[-1].conditions.fingerprint if latencies else ""
     return _Told(reply=latencies, fingerprint=fingerprint)
@@ -199,7 +233,8 @@ def _timed(latencies: tuple[Latency, ...]) -> _Told:
 def _compiled(model: Model) -> _Told:
     files = (model.file,) if model.weights is None else (model.file, model.weights)
     weights = None if model.weights is None else kept(model.weights)
-    reply = Compiled(file=kept(model.file), weights=weights, precision=model.precision)
+    external = tuple(file.sha256 for file in model.external)
+    reply = Compiled(file=kept(model.file), weights=weights, precision=model.precision, external=external)
     return _Told(reply=reply, files=files)
 
 

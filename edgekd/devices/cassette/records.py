@@ -13,8 +13,10 @@ from edgekd.devices.cassette.asked import Asked
 from edgekd.errors import ResourcesExhausted
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Precision
+from edgekd.values.target import Profile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # 1 has no energy, no layers, nothing of the target, and no results of the host's
 PART_BYTES = 4 << 20
 FILE_BYTES = 2 << 30
 
@@ -26,6 +28,8 @@ class Session:
     schema_version: int
     device: str  # its name
     edgekd: str  # version
+    tune: str = ""  # of its target
+    profile: Profile | None = None  # of its target; None in schema 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +63,6 @@ class Entry:
     fingerprint: str = ""  # of the conditions in the reply
 
 
-Record = Session | Part | Entry
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """A file that lies in the cassette."""
@@ -72,12 +73,26 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Result:
+    """What the host made of a stage, and another host may make otherwise."""
+
+    stage: str
+    key: str  # of the call, in the store
+    text: str  # the result as the store keeps it
+    files: dict[str, Kept]  # by their names in its folder
+
+
+Record = Session | Part | Entry | Result
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
     """The reply to `compile`: a `Model` whose files lie in the cassette."""
 
     file: Kept
     weights: Kept | None
     precision: Precision
+    external: tuple[str, ...] = ()  # sha256 of those of the model's own weights that it still takes
 
 
 @dataclass(frozen=True, kw_only=True)

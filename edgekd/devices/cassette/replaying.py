@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,20 +21,26 @@ from edgekd.devices.cassette.questions import (
     inferring,
     inspecting,
     itemising,
+    listing,
+    metering,
     probing,
     timing,
 )
 from edgekd.devices.cassette.recording import NS
-from edgekd.devices.cassette.records import Compiled, Entry, Inferred, Kept
+from edgekd.devices.cassette.records import Compiled, Entry, Inferred, Kept, Result
+from edgekd.devices.cassette.results import read_results, restore_files
 from edgekd.devices.cassette.tape import Placed, Tape
 from edgekd.devices.cassette.wording import harmless
-from edgekd.errors import ConfigError, DeviceError
+from edgekd.devices.external import with_weights
+from edgekd.errors import ConfigError, DeviceError, UsageError
 from edgekd.values.artifact import Artifact
 from edgekd.values.codec import decode
 from edgekd.values.latency import Latency, Protocol
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Engine, Model, Signature
-from edgekd.values.order import OpenReply, ProbeReply
+from edgekd.values.order import EnergyReply, LayersReply, OpenReply, ProbeReply
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Target
 
@@ -56,9 +62,17 @@ class CassetteDevice:
         Raises:
             DeviceError: there is no such file.
             IntegrityError: it is no cassette, was altered, or is of another schema.
+            UsageError: the recorded device was tuned otherwise than the target says.
 
         """
         self._tape = tape.read(file)
+        if (tuned := self._tape.sessions[0].tune) != target.tune:
+            mend = (
+                f"give tune = {tuned!r}, or record it again"
+                if tuned
+                else "leave tune out, or record it again"
+            )
+            raise UsageError(f"{file} was not recorded with tune = {target.tune!r}", mend=harmless(mend))
         self._target = target
         self._left = _to_answer(self._tape)
         self._taken_ns = 0
@@ -133,7 +147,8 @@ class CassetteDevice:
         made = self._answered(compiling(engine, folder), Compiled)
         weights = None if made.weights is None else self._restored(made.weights, folder, "model")
         file = self._restored(made.file, folder, "model")
-        return Model(file=file, weights=weights, precision=made.precision)
+        still = [one for one in engine.model.external if one.sha256 in made.external]
+        return with_weights(Model(file=file, weights=weights, precision=made.precision), engine.model, still)
 
     def time(self, engines: Sequence[Engine], protocol: Protocol) -> tuple[Latency, ...]:
         """Give what these engines were recorded to take, timed together by the same protocol and seed.
@@ -163,6 +178,26 @@ class CassetteDevice:
         """
         return self._answered(itemising(engine, images, recipe), Ledger)
 
+    def energy(self, engine: Engine, *, seconds: float = 10.0) -> Energy | None:
+        """Give the energy that was recorded over passes of so many seconds.
+
+        Raises:
+            DeviceError: that was not recorded.
+            BuildError: as recorded.
+
+        """
+        return self._answered(metering(engine, seconds), EnergyReply).energy
+
+    def layers(self, engine: Engine, *, passes: int = 50) -> tuple[Layer, ...]:
+        """Give the layers that were recorded of this engine.
+
+        Raises:
+            DeviceError: that was not recorded.
+            BuildError: as recorded.
+
+        """
+        return self._answered(listing(engine, passes), LayersReply).layers
+
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         """Write the outputs that were recorded for this engine and inputs of these bytes.
 
@@ -176,6 +211,24 @@ class CassetteDevice:
             name: self._restored(kept, folder, f"output_{at}")  # an output's own name may hold anything
             for at, (name, kept) in enumerate(made.outputs.items())
         }
+
+    def kept(self) -> Iterator[Result]:
+        """Give what the host made of its stages when this was recorded.
+
+        Raises:
+            IntegrityError: one names what no store would.
+
+        """
+        return read_results(self._tape)
+
+    def restore(self, result: Result, folder: Path) -> None:
+        """Write the files of such a result into a folder.
+
+        Raises:
+            IntegrityError: the cassette lacks one, or holds other bytes.
+
+        """
+        restore_files(self._tape, result.files, folder)
 
     def _answered(self, question: Question, kind: type[R]) -> R:
         return self._decoded(self._found(question), question, kind)
@@ -199,7 +252,7 @@ class CassetteDevice:
     def _decoded(self, entry: Entry, question: Question, kind: type[R]) -> R:
         try:
             return decode(kind, entry.reply, question.asked.order)
-        except (ConfigError, RecursionError) as error:
+        except (ConfigError, ValueError, RecursionError) as error:
             raise altered(self._tape.path, f"{question.asked}: {error}"[:500]) from error
 
     def _restored(self, kept: Kept, folder: Path, stem: str) -> Artifact:

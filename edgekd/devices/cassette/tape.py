@@ -19,10 +19,11 @@ from typing import BinaryIO
 
 from edgekd.devices.cassette.asked import Asked
 from edgekd.devices.cassette.lines import LINE_BYTES, Place, altered, line_of, may_begin, record_of
-from edgekd.devices.cassette.records import FILE_BYTES, Entry, Kept, Part, Record, Session, bytes_of
+from edgekd.devices.cassette.records import FILE_BYTES, Entry, Kept, Part, Record, Result, Session, bytes_of
 from edgekd.errors import DeviceError, UsageError
 from edgekd.store.files import disk_full_is_an_error, replacing
 from edgekd.values.artifact import Artifact
+from edgekd.values.target import Profile
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Tape:
     path: Path
     sessions: list[Session] = field(default_factory=list)
     entries: list[Placed] = field(default_factory=list)
+    results: dict[tuple[str, str], Place] = field(default_factory=dict)  # stage and key -> where
     fingerprint: str = ""  # of the first conditions recorded
     _files: dict[str, list[Place]] = field(default_factory=dict)  # sha256 -> its parts
     _whole: set[str] = field(default_factory=set)  # of which the last part lies here too
@@ -69,6 +71,18 @@ class Tape:
         found = self._read_again(placed.place)
         if not isinstance(found, Entry):
             raise altered(self.path, "an order is something else now")
+        return found
+
+    def result(self, stage: str, key: str) -> Result:
+        """Read a result of the host's.
+
+        Raises:
+            IntegrityError: it is no longer what it was.
+
+        """
+        found = self._read_again(self.results[stage, key])
+        if not isinstance(found, Result):
+            raise altered(self.path, "a result is something else now")
         return found
 
     def restore(self, kept: Kept, path: Path) -> Artifact:
@@ -165,6 +179,8 @@ class Tape:
             raise altered(self.path, "it does not begin with a session")
         elif isinstance(record, Part):
             self._note_part(place, record)
+        elif isinstance(record, Result):
+            self.results[record.stage, record.key] = place
         else:
             self.fingerprint = self.fingerprint or record.fingerprint
             self.entries.append(
@@ -197,13 +213,31 @@ def read(path: Path) -> Tape:
         IntegrityError: it is no cassette, was altered, or is of another schema.
 
     """
-    if not path.is_file():  # nor a pipe, which would never end
-        mend = "give the file that --record wrote"
-        raise DeviceError(f"there is no cassette {path}", cause="it is not a file", mend=mend)
+    _check_is_file(path)
     tape = _read(path)
     if not tape.sessions:
         raise altered(path, "nothing was recorded in it")
     return tape
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():  # nor a pipe, which would never end
+        mend = "give the file that --record wrote"
+        raise DeviceError(f"there is no cassette {path}", cause="it is not a file", mend=mend)
+
+
+def recorded_profile(path: Path) -> Profile | None:
+    """Return the hardware profile that a cassette was recorded with; None where its first line does not say.
+
+    Raises:
+        DeviceError: there is no such file.
+        IntegrityError: it is no cassette, was altered, or is of another schema.
+
+    """
+    _check_is_file(path)
+    with path.open("rb") as file:
+        first, _ = record_of(path, file.readline(LINE_BYTES), "")
+    return first.profile if isinstance(first, Session) else None
 
 
 def begin(path: Path, session: Session) -> Tape:
@@ -211,7 +245,7 @@ def begin(path: Path, session: Session) -> Tape:
 
     Raises:
         IntegrityError: there is a file that is no cassette, was altered, or is of another schema.
-        UsageError: it was recorded on another device, or cannot be written.
+        UsageError: it was recorded on another device, or one tuned otherwise, or cannot be written.
         ResourcesExhausted: the disk is full.
 
     """
@@ -229,6 +263,11 @@ def begin(path: Path, session: Session) -> Tape:
     if tape.sessions and tape.sessions[0].device != session.device:
         raise UsageError(
             f"{path} was recorded on {tape.sessions[0].device!r}, not on {session.device!r}",
+            mend="give another file",
+        )
+    if tape.sessions and tape.sessions[0].tune != session.tune:
+        raise UsageError(
+            f"{path} was recorded with tune = {tape.sessions[0].tune!r}, not with {session.tune!r}",
             mend="give another file",
         )
     tape.append([session])

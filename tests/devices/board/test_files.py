@@ -84,11 +84,30 @@ def test_a_disk_without_hard_links_gets_copies(place: Place, tmp_path: Path, mon
     assert (tmp_path / "in" / "0" / "net.onnx").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("view", ["../x", "0/../x", "/0/x", "0/.x", "0/a/b", "x", "0/", "0/a b", ""])
-def test_a_view_cannot_lie_elsewhere(place: Place, tmp_path: Path, view: str):
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "0/../x", "/0/x", "0/./x", "0/a/../../x", "x", "0/", "0//x", "", "0/a\nb", "0/\0", "0/\x1b[2J", "a/x",
+     "0/..", "12345/x", f"0/{'x' * 256}", f"0/{'x/' * 10}x", "0/\ud800", "\u0661/x"],
+)  # fmt: skip
+def test_a_view_cannot_lie_elsewhere(place: Place, tmp_path: Path, name: str):
     files = receive(place, BODY)
     with pytest.raises(UsageError):
-        files.lay_out({view: SHA256}, tmp_path / "in")
+        files.lay_out({name: SHA256}, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_view_may_have_the_name_that_a_model_gives_its_weights(place: Place, tmp_path: Path):
+    receive(place, BODY).lay_out({"0/a net.onnx.data": SHA256, "0/more/größe.bin": SHA256}, tmp_path / "in")
+    assert (tmp_path / "in/0/a net.onnx.data").read_bytes() == BODY
+    assert (tmp_path / "in/0/more/größe.bin").read_bytes() == BODY
+
+
+def test_what_must_stand_alone_is_no_link(place: Place, tmp_path: Path):
+    receive(place, BODY).lay_out({"0/a": SHA256, "0/b": SHA256}, tmp_path / "in", alone=["0/b"])
+    assert (tmp_path / "in/0/a").stat().st_nlink == 2
+    assert (tmp_path / "in/0/b").stat().st_nlink == 1
+    (tmp_path / "in/0/b").write_bytes(b"scribbled on")
+    assert Files(place).missing([SHA256]) == []
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../x", "A" * 64, "0" * 31, "0" * 65, "0" * 63 + "\n"])

@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Place:
 
 def carried_out(place: Place, order: str, body: Any, files: dict[str, str] | None = None) -> dict[str, Any]:
     folder = place.path("orders", ID)
-    job.carry_out(place, folder, {"id": ID, "order": order, "body": body, "files": files or {}})
+    job.carry_out(place, folder, {"id": ID, "order": order, "body": body, "files": files or {}, "alone": []})
     found: dict[str, Any] = json.loads((folder / "reply.json").read_text())
     assert (found["id"], found["boot_id"]) == (ID, place.boot_id())
     return found
@@ -44,10 +44,12 @@ def test_an_order_finds_its_files_by_digest(place: Place, tmp_path: Path):
 
 
 def test_a_path_that_leads_elsewhere_is_not_opened(place: Place):
-    body = {"target": plain(target("rehearsal")), "model": {"path": "/etc/passwd", "sha256": "0" * 64}}
-    error = carried_out(place, "inspect", body)["error"]
-    assert error["kind"] == "UsageError"
-    assert "/etc/passwd" in error["what"]
+    stray = {"path": "/etc/passwd", "sha256": "0" * 64}
+    for model, external in ((stray, []), ({**stray, "path": "0/m.onnx"}, [stray])):
+        body = {"target": plain(target("rehearsal")), "model": model, "external": external}
+        error = carried_out(place, "inspect", body)["error"]
+        assert error["kind"] == "UsageError"
+        assert "/etc/passwd" in error["what"]
 
 
 def test_an_order_that_no_board_knows_is_refused(place: Place):

@@ -145,7 +145,7 @@ import edgekd
 assert edgekd.__file__.startswith({str(folder)!r})
 profile = Profile(name="", description="", runtimes={{}})
 target = Target(profile=profile, device="local", runtimes=("onnxruntime",), threads=1)
-print(Desk(None).probe(BoardProbe(target=target)).runtimes[0].works)
+print(Desk(None, None).probe(BoardProbe(target=target)).runtimes[0].works)
 """
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/", timeout=120
