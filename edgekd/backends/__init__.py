@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from edgekd.errors import BackendMissing, BuildError, UsageError
 from edgekd.timing.session import Session, Tensors
 from edgekd.values.codec import did_you_mean
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Precision, TensorSpec
 
 __all__ = [
     "NAMES",
     "PACKAGES",
+    "TYPED",
     "Backend",
     "Session",
     "Tensors",
@@ -40,6 +42,9 @@ _MODULES = {
     "tensorrt-dla": "edgekd.backends.tensorrt",
     "tensorrt-graph": "edgekd.backends.tensorrt",
 }
+TYPED = frozenset(
+    {"tensorrt", "tensorrt-dla", "tensorrt-graph", "trtexec"}
+)  # compute in what a graph says, only
 PACKAGES = {  # for pip
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
@@ -74,6 +79,17 @@ class Backend(Interface):
 
         Raises:
             BuildError: the runtime refuses the model or the precision.
+
+        """
+
+    def layers(self, engine: Engine, passes: int) -> tuple[Layer, ...]:
+        """Return what the runtime made of a model, layer by layer, each timed alone in so many passes.
+
+        They come in the order in which they run. The sum of layer times is never a latency: a profiler's clock is
+        read between layers, which otherwise overlap or follow at once.
+
+        Raises:
+            BuildError: the runtime refuses the model or the precision, or says nothing of layers.
 
         """
 

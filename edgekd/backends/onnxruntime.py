@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekd.backends import check_precision, misfit, settled
+from edgekd.backends.ort_layers import layers_in
 from edgekd.errors import BuildError
+from edgekd.timing.sampling import varied_inputs
 from edgekd.timing.session import Parts, Tensors
 from edgekd.values.artifact import Artifact
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 
 _FATAL_ONLY = 4
+_WARMUPS = 5  # passes before layers are timed: the first takes memory
 _DTYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool",
     "string": "object", "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
@@ -44,23 +49,34 @@ def open(engine: Engine) -> Iterator[OrtSession]:  # noqa: A001 - the name every
         BuildError: ONNX Runtime refuses the model or the precision.
 
     """
-    check_precision(engine, precisions())
-    path = engine.model.file.path
-    if path.suffix != ".onnx":
-        raise BuildError(f"onnxruntime cannot read {path.name}", mend="give it an .onnx file")
-    try:
-        compiled = ort.InferenceSession(
-            str(path), sess_options=_options(engine.threads), providers=["CPUExecutionProvider"]
-        )
-        session = OrtSession(compiled, engine)
-    except BuildError:
-        raise
-    except Exception as error:  # its exceptions share no base of their own
-        raise BuildError(f"onnxruntime cannot compile {path.name}", cause=str(error)[:1000]) from error
+    session = _opened(engine, _options(engine.threads))
     try:
         yield session
     finally:
         session.close()
+
+
+def layers(engine: Engine, passes: int) -> tuple[Layer, ...]:
+    """Return the nodes of the optimised graph, each with the median of its times by ONNX Runtime's profiler.
+
+    The sum of layer times is never a latency.
+
+    Raises:
+        BuildError: ONNX Runtime refuses the model or the precision, or its profile cannot be read.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        options = _options(engine.threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = _opened(engine, options)
+        try:
+            feeds = varied_inputs(session.signature, seed=0, count=1)[0]
+            for _ in range(_WARMUPS + passes):
+                session.run(feeds)
+            return layers_in(session.end_profiling(), passes)
+        finally:
+            session.close()
 
 
 def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name every backend offers
@@ -83,6 +99,20 @@ def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name eve
     except Exception as error:  # its exceptions share no base of their own
         raise BuildError(f"onnxruntime cannot compile {source.name}", cause=str(error)[:1000]) from error
     return Model(file=Artifact.of(path), precision=engine.model.precision)
+
+
+def _opened(engine: Engine, options: Any) -> OrtSession:
+    check_precision(engine, precisions())
+    path = engine.model.file.path
+    if path.suffix != ".onnx":
+        raise BuildError(f"onnxruntime cannot read {path.name}", mend="give it an .onnx file")
+    try:
+        compiled = ort.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+        return OrtSession(compiled, engine)
+    except BuildError:
+        raise
+    except Exception as error:  # its exceptions share no base of their own
+        raise BuildError(f"onnxruntime cannot compile {path.name}", cause=str(error)[:1000]) from error
 
 
 class OrtSession:
@@ -137,6 +167,10 @@ class OrtSession:
     def throttle_count(self) -> int:
         """Return 0: the machine's own counters tell."""
         return 0
+
+    def end_profiling(self) -> Path:
+        """Return the profile of the inferences so far, where the session was opened with a profiler."""
+        return Path(self._compiled.end_profiling())
 
     def close(self) -> None:
         """Free the compiled model."""

@@ -16,13 +16,20 @@ from numpy.typing import NDArray
 
 from edgekd.backends import check_precision, misfit, settled
 from edgekd.errors import BuildError, ModelError
+from edgekd.timing.sampling import varied_inputs
 from edgekd.timing.session import Parts, Tensors
 from edgekd.values.artifact import Artifact
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 
 # int8 layers run beside fp32 ones: on small networks that was faster than beside bf16 ones, which need
 # conversions around every int8 layer. Left to itself, OpenVINO takes bf16 wherever the processor has it.
 _ARITHMETIC = {Precision.FP32: ov.Type.f32, Precision.BF16: ov.Type.bf16, Precision.INT8: ov.Type.f32}
+
+_WARMUPS = 5  # passes before layers are timed: the first takes memory
+_MOST_CHARACTERS = 500  # of a layer's name
+# The plugin says that a layer was not executed where its mean is below a microsecond: its kernel tells more.
+_NO_KERNEL = ("undef", "unknown")
 
 
 def version() -> str:
@@ -46,22 +53,34 @@ def open(engine: Engine) -> Iterator[OvSession]:  # noqa: A001 - the name every 
         BuildError: OpenVINO refuses the model or the precision.
 
     """
-    check_precision(engine, precisions())
-    path = engine.model.file.path
-    if path.suffix not in {".onnx", ".xml"}:
-        raise BuildError(f"openvino cannot read {path.name}", mend="give it an .onnx or an .xml file")
-    try:
-        core = ov.Core()
-        model = core.read_model(str(path))
-        _settle_shapes(model, engine.shapes or {})
-        session = OvSession(core.compile_model(model, "CPU", _settings(engine)), engine.threads)
-    except BuildError:
-        raise
-    except Exception as error:  # it raises RuntimeError, TypeError and its own, from several layers
-        raise BuildError(f"openvino cannot compile {path.name}", cause=str(error)[:1000]) from error
-    del model
+    session = _opened(engine)
     try:
         yield session
+    finally:
+        session.close()
+
+
+def layers(engine: Engine, passes: int) -> tuple[Layer, ...]:
+    """Return the layers that are executed, each with the mean of its times: OpenVINO keeps no single ones.
+
+    What it fused into another layer is left out. The sum of layer times is never a latency.
+
+    Raises:
+        BuildError: OpenVINO refuses the model or the precision.
+
+    """
+    session = _opened(engine, counting=True)
+    try:
+        feeds = varied_inputs(session.signature, seed=0, count=1)[0]
+        for _ in range(_WARMUPS):
+            session.run(feeds)
+        warm = {layer.name: layer.time_ms or 0.0 for layer in session.layers()}
+        for _ in range(passes):
+            session.run(feeds)
+        return tuple(
+            replace(layer, time_ms=_later_mean(warm.get(layer.name, 0.0), layer.time_ms or 0.0, passes))
+            for layer in session.layers()
+        )
     finally:
         session.close()
 
@@ -112,6 +131,23 @@ def port_name(port: Any) -> str:
     """
     own = str(port.node.friendly_name).removesuffix("/sink_port_0")
     return own if own in port.names else str(port.any_name)
+
+
+def _opened(engine: Engine, *, counting: bool = False) -> OvSession:
+    check_precision(engine, precisions())
+    path = engine.model.file.path
+    if path.suffix not in {".onnx", ".xml"}:
+        raise BuildError(f"openvino cannot read {path.name}", mend="give it an .onnx or an .xml file")
+    try:
+        core = ov.Core()
+        model = core.read_model(str(path))
+        _settle_shapes(model, engine.shapes or {})
+        settings = {**_settings(engine), "PERF_COUNT": counting}
+        return OvSession(core.compile_model(model, "CPU", settings), engine.threads)
+    except BuildError:
+        raise
+    except Exception as error:  # it raises RuntimeError, TypeError and its own, from several layers
+        raise BuildError(f"openvino cannot compile {path.name}", cause=str(error)[:1000]) from error
 
 
 class OvSession:
@@ -180,10 +216,31 @@ class OvSession:
         """Return 0: the machine's own counters tell."""
         return 0
 
+    def layers(self) -> tuple[Layer, ...]:
+        """Return the layers that run, each with its mean time so far, where it was compiled to count."""
+        return tuple(
+            Layer(
+                name=str(one.node_name)[:_MOST_CHARACTERS],
+                kind=str(one.node_type),
+                output=str(one.exec_type).rpartition("_")[2],  # the plugin ends a kernel's name with its type
+                tactic=str(one.exec_type),
+                time_ms=one.real_time.total_seconds() * 1e3,
+            )
+            for one in self._request.get_profiling_info()
+            if one.status == ov.ProfilingInfo.Status.EXECUTED or not str(one.exec_type).startswith(_NO_KERNEL)
+        )
+
     def close(self) -> None:
         """Free the compiled model."""
         self._inputs.clear()
         del self._request, self._compiled
+
+
+def _later_mean(warm_ms: float, whole_ms: float, passes: int) -> float | None:
+    """Take the passes that warmed up out of the plugin's running mean, which is cut to whole microseconds."""
+    if not passes:
+        return None
+    return max(0.0, ((_WARMUPS + passes) * whole_ms - _WARMUPS * warm_ms) / passes)
 
 
 def _settings(engine: Engine) -> dict[str, object]:

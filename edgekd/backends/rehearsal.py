@@ -22,6 +22,7 @@ import math
 import os
 import random
 import shutil
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,8 +37,10 @@ from onnx.reference.op_run import OpRun
 
 from edgekd.backends import check_precision, settled
 from edgekd.errors import BuildError
+from edgekd.timing.sampling import varied_inputs
 from edgekd.timing.session import Parts, Tensors
 from edgekd.values.artifact import Artifact
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
 
 Array = NDArray[Any]
@@ -94,6 +97,35 @@ def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name eve
         path = folder / "model.onnx"
         shutil.copyfile(engine.model.file.path, path)
     return replace(engine.model, file=Artifact.of(path))
+
+
+def layers(engine: Engine, passes: int) -> tuple[Layer, ...]:
+    """Return the nodes that take time, each by its part of what the fake clock says of so many passes.
+
+    The sum of layer times is never a latency: here, a call costs something as well.
+
+    Raises:
+        BuildError: the evaluator refuses the model or the precision.
+
+    """
+    with open(engine) as session:
+        feeds = varied_inputs(session.signature, seed=0, count=1)[0]
+        times_ns = []
+        for _ in range(passes):
+            start_ns = session.clock_ns()
+            session.run(feeds)
+            times_ns.append(session.clock_ns() - start_ns)
+        model = onnx.load(str(engine.model.file.path))
+        whole_ns = _latency_ns(model, session.signature, engine)
+        slow = statistics.median(times_ns) / whole_ns if times_ns else None
+        return tuple(
+            Layer(
+                name=node.name or node.output[0],
+                kind=node.op_type,
+                time_ms=None if slow is None else slow * alone_ns / 1e6,
+            )
+            for node, alone_ns in _nodes_ns(model, session.signature, engine)
+        )
 
 
 def reference(model: onnx.ModelProto) -> ReferenceEvaluator:
@@ -253,14 +285,21 @@ def _spoilt(answer: Any) -> Array:
 
 
 def _latency_ns(model: onnx.ModelProto, signature: Signature, engine: Engine) -> float:
-    nodes = sum(node.op_type not in _FREE for node in model.graph.node)
-    macs = sum(_macs_by_node(model, signature))
+    return _CALL_NS + math.fsum(time_ns for _, time_ns in _nodes_ns(model, signature, engine))
+
+
+def _nodes_ns(
+    model: onnx.ModelProto, signature: Signature, engine: Engine
+) -> Iterator[tuple[onnx.NodeProto, float]]:
+    """Say what each node takes that is not fused away."""
     parallel = 1 + 0.8 * (engine.threads - 1)  # threads help the arithmetic, not the calls
-    return _CALL_NS + nodes * _NODE_NS + macs / _MACS_PER_NS[engine.precision] / parallel
+    for node, macs in zip(model.graph.node, _macs_by_node(model, signature), strict=True):
+        if node.op_type not in _FREE:
+            yield node, _NODE_NS + macs / _MACS_PER_NS[engine.precision] / parallel
 
 
 def _macs_by_node(model: onnx.ModelProto, signature: Signature) -> Iterator[int]:
-    """Count multiply-accumulates of convolutions and matrix products from inferred shapes."""
+    """Count each node's multiply-accumulates, where it is a convolution or a matrix product."""
     shapes = _shapes(model, signature)
     for node in model.graph.node:
         operands = [shapes.get(name, ()) for name in node.input]
@@ -269,6 +308,8 @@ def _macs_by_node(model: onnx.ModelProto, signature: Signature) -> Iterator[int]
             yield math.prod(out) * math.prod(operands[1][1:])
         elif node.op_type in {"Gemm", "MatMul"} and operands and operands[0]:
             yield math.prod(out) * operands[0][-1]
+        else:
+            yield 0
 
 
 def _shapes(model: onnx.ModelProto, signature: Signature) -> dict[str, tuple[int, ...]]:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 from edgekd.backends import check_precision, draws
 from edgekd.backends.trt_cuda import Cuda, Gpu
-from edgekd.backends.trt_layers import Layer, layers_of
+from edgekd.backends.trt_layers import layers_of
 from edgekd.backends.trt_store import Store, private_store
 from edgekd.errors import BackendMissing, BuildError
 from edgekd.timing.sampling import varied_inputs
 from edgekd.values.artifact import Artifact
+from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Precision
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ def compile(engine: Engine, folder: Path) -> Model:  # noqa: A001 - the name eve
     return Model(file=Artifact.of(path), precision=engine.model.precision)
 
 
-def layers(engine: Engine, passes: int = 0) -> tuple[Layer, ...]:
-    """Return what TensorRT made of a model, layer by layer; with `passes`, each timed alone so many times.
+def layers(engine: Engine, passes: int) -> tuple[Layer, ...]:
+    """Return what TensorRT made of a model, layer by layer, each timed in so many passes; in none with 0.
+
+    The sum of layer times is never a latency.
 
     Raises:
         BackendMissing: TensorRT or the GPU's driver is not installed here.

@@ -1,32 +1,16 @@
-"""The layers that TensorRT made of a model, as its inspector prints them in 10 and in 11.
-
-Layers are timed one after the other, with a wait in between, and overlap when nobody looks. Their times rank
-layers; they do not add up to an inference, and nothing here adds them up.
-"""
+"""The layers that TensorRT made of a model, as its inspector prints them in 10 and in 11."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edgekd.errors import BuildError
+from edgekd.values.layer import Layer
 
 _MOST_CHARACTERS = 500  # of a name; TensorRT joins the names of all that it fused
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One step of a compiled engine."""
-
-    name: str
-    kind: str = ""  # TensorRT's LayerType; empty where only names are known
-    output: str = ""  # data type and memory format of its first output
-    tactic: str = ""  # the kernel that won
-    origin: str = ""  # the ONNX nodes it was made of
-    median_ms: float | None = None  # timed alone; None where it was not
 
 
 def layers_of(text: str, times_ms: Mapping[str, Sequence[float]] | None = None) -> tuple[Layer, ...]:
@@ -59,7 +43,7 @@ def _layer(entry: Any, times_ms: Mapping[str, Sequence[float]]) -> Layer:
         output=_output(details),
         tactic=_text(details, "TacticName"),
         origin=_text(details, "Metadata"),
-        median_ms=statistics.median(times) if times else None,
+        time_ms=statistics.median(times) if times else None,
     )
 
 

@@ -30,11 +30,12 @@ from edgekd.stages.quantize import calibrate
 from edgekd.stages.report import ReportContent, report
 from edgekd.values.artifact import Artifact
 from edgekd.values.budget import Limits
-from edgekd.values.bundle import Accuracies, Bundle, BundleContent, Shipped, summarise
+from edgekd.values.bundle import Accuracies, Builds, Bundle, BundleContent, Shipped, summarise
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.latency import Latency
 from edgekd.values.model import Engine, Precision
 from edgekd.values.outcome import ChosenStudent, Outcome
+from edgekd.values.power import Energy
 from edgekd.values.trial import History, Trial, Verdict
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Accepted:
     trial: Trial
     judged: Judged
     modes: dict[str, Latency] = field(default_factory=dict)  # otherwise than back to back, where asked for
+    energy: Energy | None = None  # of an inference, where the budget limits it
+    builds: Builds | None = None  # where a build is a random draw
 
     @property
     def engine(self) -> Engine:
@@ -61,7 +64,13 @@ def deliver(bench: Workbench, out: Path, command: str, accepted: Accepted) -> Ou
     """Measure the test metric of what ships, then write the bundle and the report."""
     spec, judged = accepted.trial.proposal.spec, accepted.judged
     checkpoint = distilled(bench, spec, accepted.trial.epochs)
-    shipped = [replace(_shipped(bench, judged, accepted, checkpoint), modes=accepted.modes)]
+    own = replace(
+        _shipped(bench, judged, accepted, checkpoint),
+        modes=accepted.modes,
+        energy=accepted.energy,
+        builds=accepted.builds,
+    )
+    shipped = [own]
     shipped += [
         _shipped(bench, other, accepted, checkpoint) for other in _portable(bench, accepted, checkpoint)
     ]
@@ -196,6 +205,7 @@ def _outcome(bench: Workbench, made: Bundle, page: Path, judged: Judged, accepte
         ),
         latency_ms=summarise(judged.latency, confidence),
         modes={name: summarise(latency, confidence) for name, latency in accepted.modes.items()},
+        energy=accepted.energy,
         teacher_latency_ms=summarise(judged.teacher, confidence),
         budget=judged.limits.latency_ms,
         accuracy=made.manifest.accuracy,

@@ -14,6 +14,7 @@ from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, UsageError
 from edgekd.pipeline.origin import Origin, Request, Workplace, origin_of
 from edgekd.pipeline.single import CONFIDENCE, RANDOM_INPUTS, digest_of, outputs_of, place, timed
+from edgekd.stages.halve import cast_by_graph, halve
 from edgekd.stages.match import FP32_RELATIVE_ERROR, Match, match
 from edgekd.stages.quantize import Quantizers, quantize
 from edgekd.store import write_text
@@ -25,8 +26,9 @@ from edgekd.values.target import Target
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # format -> the runtime that checks and times it
-_PRECISIONS = (Precision.FP32, Precision.INT8)
+# Of each format, the runtime that checks and times it.
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt"}
+_PRECISIONS = (Precision.FP32, Precision.INT8, Precision.FP16)
 _TOOLS = ("edgekd", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
 _MANIFEST = "manifest.json"
 
@@ -85,6 +87,9 @@ def _check(request: Request) -> None:
         if name not in RUNTIMES:
             raise UsageError(f"there is no format {name!r}", mend=did_you_mean(name, list(RUNTIMES)))
     for precision in request.precisions:
+        if precision is Precision.FP16 and "tensorrt" not in request.to:
+            mend = "export for tensorrt, or leave fp16 out"
+            raise UsageError("of these formats, none takes fp16 from its file", mend=mend)
         if precision not in _PRECISIONS:
             mend = f"export fp32, and run it so: edgekd profile FILE --precision {precision.value}"
             raise UsageError(f"{precision.value} is no format of a file, but a way to run one", mend=mend)
@@ -96,15 +101,20 @@ def _engines(
     """Make a runtime's files; the float one always, because int8 is held against it."""
     folder = place.scratch / runtime
     engine = Engine(model=origin.model, runtime=runtime, precision=Precision.FP32, threads=place.threads)
-    if runtime != "onnxruntime":
+    if runtime == "openvino":
         log.info("converting for %s", runtime)
         engine = replace(engine, model=place.device.compile(engine, folder / "fp32"))
     engine = replace(engine, shapes=origin.answers.shapes)
-    if Precision.INT8 not in request.precisions:
-        return [engine]
-    log.info("quantising for %s", runtime)
-    int8 = quantize(folder / "int8", origin.model, runtime, origin.answers.rows, quantizers)
-    return [engine, replace(engine, model=int8, precision=Precision.INT8)]
+    made = [engine]
+    if any(cast_by_graph(runtime, precision) for precision in request.precisions):
+        log.info("casting to fp16 for %s", runtime)
+        half = halve(folder / "fp16", origin.model, origin.answers.rows, quantizers).model
+        made.append(replace(engine, model=half, precision=Precision.FP16))
+    if Precision.INT8 in request.precisions:
+        log.info("quantising for %s", runtime)
+        int8 = quantize(folder / "int8", origin.model, runtime, origin.answers.rows, quantizers)
+        made.append(replace(engine, model=int8, precision=Precision.INT8))
+    return made
 
 
 def _checked(engine: Engine, origin: Origin, place: Workplace) -> _Made:
@@ -147,6 +157,8 @@ def _kept(
 def _placed(out: Path, made: _Made, latency: LatencySummary) -> ExportedFile:
     engine, closeness = made.engine, made.closeness
     stem = "model" if engine.precision is Precision.FP32 else f"model.{engine.precision.value}"
+    if engine.runtime == "tensorrt" and engine.precision is Precision.INT8:
+        stem = f"model.tensorrt.{engine.precision.value}"  # ONNX Runtime's own int8 is another file
     exact = engine.precision is not Precision.FP32 or (
         closeness.relative_error <= FP32_RELATIVE_ERROR and not closeness.changed_labels
     )
@@ -199,7 +211,11 @@ def _listed(manifest: Path) -> set[str]:
         names = {name for one in held["exports"] for name in one["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return names & {f"model{kind}.{end}" for kind in ("", ".int8") for end in ("onnx", "xml", "bin")}
+    return names & {
+        f"model{kind}.{end}"
+        for kind in ("", ".int8", ".fp16", ".tensorrt.int8")
+        for end in ("onnx", "xml", "bin")
+    }
 
 
 def _finite(data: object) -> object:

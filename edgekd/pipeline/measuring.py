@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.pipeline.workbench import Workbench
+from edgekd.pipeline.metering import energy_of
+from edgekd.pipeline.workbench import ENERGY_ASKED, ENERGY_MEND, Workbench
 from edgekd.stages.evaluate import prepare, reference, teacher_model
 from edgekd.stages.export import export
+from edgekd.stages.halve import FP16_RELATIVE_ERROR, cast_by_graph, halve
 from edgekd.stages.quantize import calibrate, quantize
 from edgekd.stages.verify import parity
 from edgekd.values.artifact import Artifact
@@ -22,6 +24,7 @@ from edgekd.values.bundle import Parity
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.power import Energy
 from edgekd.values.student import StudentSpec
 
 log = logging.getLogger(__name__)
@@ -73,12 +76,17 @@ def teacher_engine(bench: Workbench, runtime: str) -> Engine:
 def compiled(
     bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint | None, runtime: str, precision: Precision
 ) -> Engine:
-    """Export a student, trained or not, and quantise it where the precision asks for it."""
+    """Export a student, trained or not, and quantise it or cast it to fp16 where the precision asks for it."""
     model = bench.store.run(export, spec, bench.space.channels, bench.space.classes, checkpoint)
+    if precision is not Precision.INT8 and not cast_by_graph(runtime, precision):
+        return engine_of(bench, model, runtime, precision)
+    count = CALIBRATION_SAMPLES if checkpoint else _DRAFT_SAMPLES
+    inputs = {"images": bench.store.run(calibrate, bench.task, spec.resolution, count)}
     if precision is Precision.INT8:
-        count = CALIBRATION_SAMPLES if checkpoint else _DRAFT_SAMPLES
-        inputs = bench.store.run(calibrate, bench.task, spec.resolution, count)
-        model = bench.store.run(quantize, model, runtime, {"images": inputs}, bench.quantizers)
+        model = bench.store.run(quantize, model, runtime, inputs, bench.quantizers)
+    else:
+        most_error = FP16_RELATIVE_ERROR if checkpoint else None
+        model = bench.store.run(halve, model, inputs, bench.quantizers, most_error=most_error).model
     return engine_of(bench, model, runtime, precision)
 
 
@@ -102,14 +110,15 @@ def judge(bench: Workbench, engines: Sequence[Engine], protocol: Protocol) -> tu
 
 @dataclass(frozen=True, kw_only=True)
 class InModes:
-    """A file measured otherwise than back to back, and why that breaks its budget."""
+    """A file measured otherwise than back to back by the clock, and why that breaks its budget."""
 
     latencies: dict[str, Latency] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
+    energy: Energy | None = None  # where the budget limits it
     breaches: tuple[str, ...] = ()
 
 
 def judge_in_modes(bench: Workbench, judged: Judged) -> InModes:
-    """Measure a file sustained and at its period, where the budget asks for it; each must keep the limits.
+    """Measure a file's energy, and it sustained and at its period, where the budget asks; each must keep the limits.
 
     The first that does not ends it: minutes of device time would tell nothing more.
     """
@@ -118,13 +127,25 @@ def judge_in_modes(bench: Workbench, judged: Judged) -> InModes:
         return InModes(
             breaches=(f"an inference takes {p50_ms:.3f} ms, its period is {budget.period_ms:g} ms",)
         )
+    energy, breach = _energy(bench, judged.engine)
+    if breach:
+        return InModes(energy=energy, breaches=(breach,))
     for name, protocol in modes(budget):
         log.info("  measuring %s", name)
         (latency,) = bench.device.time([judged.engine], replace(protocol, seed=bench.seed))
         latencies[name] = latency.latter_half if protocol.soak_s else latency
         if breaches := judged.limits.latency_breaches(latencies[name]):
-            return InModes(latencies=latencies, breaches=tuple(f"{name}: {breach}" for breach in breaches))
-    return InModes(latencies=latencies)
+            why = tuple(f"{name}: {breach}" for breach in breaches)
+            return InModes(latencies=latencies, energy=energy, breaches=why)
+    return InModes(latencies=latencies, energy=energy)
+
+
+def _energy(bench: Workbench, engine: Engine) -> tuple[Energy | None, str]:
+    limit_mj = bench.job.budget.energy_mj
+    if limit_mj is None:
+        return None, ""
+    found = energy_of(bench.device, engine, asked=ENERGY_ASKED, mend=ENERGY_MEND)
+    return found, found.breach(limit_mj)
 
 
 def modes(budget: Budget) -> tuple[tuple[str, Protocol], ...]:

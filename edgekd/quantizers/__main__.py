@@ -1,4 +1,4 @@
-"""`python -m edgekd.quantizers --memory-mib N`: serve orders to quantise from standard input."""
+"""`python -m edgekd.quantizers --memory-mib N`: serve orders to quantise, or to cast to fp16, from standard input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import cast
 
 from edgekd.errors import ModelError, UsageError
 from edgekd.values.codec import did_you_mean
+from edgekd.values.halving import HalveOrder, HalveReply
 from edgekd.values.model import Model
 from edgekd.values.order import OptimizeOrder, OptimizeReply, QuantizeOrder
 from edgekd.wire import Handler, limit_memory, serve
@@ -20,6 +21,10 @@ _MODULES = {
     "onnxruntime": "edgekd.quantizers.onnxruntime_static",
     "openvino": "edgekd.quantizers.nncf_openvino",
     "rehearsal": "edgekd.quantizers.onnxruntime_static",
+    "tensorrt": "edgekd.quantizers.explicit_qdq",
+    "tensorrt-dla": "edgekd.quantizers.explicit_qdq",
+    "tensorrt-graph": "edgekd.quantizers.explicit_qdq",
+    "trtexec": "edgekd.quantizers.explicit_qdq",
 }
 
 
@@ -63,6 +68,17 @@ def optimize(order: OptimizeOrder) -> OptimizeReply:
     return importlib.import_module("edgekd.quantizers.optimize").optimize(order)  # type: ignore[no-any-return]
 
 
+def halve(order: HalveOrder) -> HalveReply:
+    """Cast the graph of a float .onnx to fp16.
+
+    Raises:
+        ModelError: it is malformed, not in fp32, or the converter fails on it.
+        DataError: the samples are not what it takes.
+
+    """
+    return importlib.import_module("edgekd.quantizers.halving").halve(order)  # type: ignore[no-any-return]
+
+
 def main(arguments: list[str]) -> None:
     """Serve orders until standard input ends.
 
@@ -82,6 +98,7 @@ def main(arguments: list[str]) -> None:
     serve(
         {
             "quantize": Handler(order=QuantizeOrder, carry_out=quantize),
+            "halve": Handler(order=HalveOrder, carry_out=halve),
             "optimize": Handler(order=OptimizeOrder, carry_out=optimize),
         }
     )

@@ -1,4 +1,4 @@
-"""`python -m edgekd.quantizers.halving --memory-mib N`: cast graphs to fp16, as orders from standard input ask.
+"""fp16 for TensorRT, which computes in what the graph says: the graph itself is cast.
 
 ONNX Runtime's own converter does the casting; here it is decided what must stay in fp32. The largest finite fp16 is
 65504: what came near it on real inputs stays, and so do operators whose insides overflow before their outputs do.
@@ -6,24 +6,19 @@ ONNX Runtime's own converter does the casting; here it is decided what must stay
 
 from __future__ import annotations
 
-import logging
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekd.errors import DataError, ModelError, UsageError
+from edgekd.errors import DataError, ModelError
 from edgekd.quantizers.rounding import is_float, rounded_copy
 from edgekd.values.artifact import Artifact
 from edgekd.values.halving import HalveOrder, HalveReply
 from edgekd.values.model import Model, Precision
-from edgekd.wire import Handler, limit_memory, serve
 
 _LARGEST = 65504.0
 _HEADROOM = 4.0  # other inputs may reach so many times as far as the samples
@@ -74,22 +69,6 @@ def halve(order: HalveOrder) -> HalveReply:
         found=_written(order.folder / "found", found),
         rounded=_written(order.folder / "rounded", rounded),
     )
-
-
-def main(arguments: list[str]) -> None:
-    """Serve orders until standard input ends.
-
-    Raises:
-        UsageError: the arguments are not `--memory-mib N`.
-
-    """
-    if len(arguments) != 2 or arguments[0] != "--memory-mib" or not arguments[1].isdigit():  # noqa: PLR2004 - a flag and its value
-        raise UsageError("this program takes --memory-mib N", mend="let edgekd start it")
-    limit_memory(int(arguments[1]))
-    sys.modules["torch"] = cast("ModuleType", None)  # nothing here needs it, and much would find it
-    warnings.simplefilter("ignore")  # the library's own, to nobody
-    logging.disable(logging.WARNING)
-    serve({"halve": Handler(order=HalveOrder, carry_out=halve)})
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -223,7 +202,3 @@ def _written(folder: Path, rows: list[Arrays]) -> dict[str, Artifact]:
         np.save(path, np.stack([row[name] for row in rows]))
         written[name] = Artifact.of(path)
     return written
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

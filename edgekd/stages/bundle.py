@@ -198,6 +198,8 @@ def _deployment(shipped: Shipped, placed: dict[str, tuple[str, ...]], content: B
         accuracy=shipped.accuracy,
         parity=shipped.parity,
         modes={name: summarise(latency, confidence) for name, latency in shipped.modes.items()},
+        energy=shipped.energy,
+        builds=shipped.builds,
     )
 
 

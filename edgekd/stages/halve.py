@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.errors import ModelError
+from edgekd.backends import TYPED
+from edgekd.errors import BuildError, ModelError, WorkerDied
 from edgekd.stages.match import Match, match
+from edgekd.stages.quantize import Quantizers
 from edgekd.values.artifact import Artifact
-from edgekd.values.halving import HalveOrder, HalveReply
+from edgekd.values.halving import HalveOrder
 from edgekd.values.model import Model, Precision
-from edgekd.wire import Child
 
 VERSION = 1
 FP16_RELATIVE_ERROR = 0.05  # of an output's scale; fp16 keeps 11 bits, and a deep network loses a few of them
-_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +32,18 @@ class Halved:
     match: Match  # with the fp32 model, on the samples
 
 
-def tools() -> str:
-    """Name what makes the result."""
-    return f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+def cast_by_graph(runtime: str, precision: Precision) -> bool:
+    """Say whether a precision of this runtime asks for another file: it computes in what the graph says."""
+    return runtime in TYPED and precision is Precision.FP16
 
 
 def halve(
     folder: Path,
     model: Model,
     samples: Mapping[str, Artifact],
+    quantizers: Quantizers,
     *,
-    most_error: float = FP16_RELATIVE_ERROR,
-    memory_mib: int = 8192,
+    most_error: float | None = FP16_RELATIVE_ERROR,
 ) -> Halved:
     """Cast a float .onnx to fp16 in a child process, and compare what it computes.
 
@@ -56,26 +55,29 @@ def halve(
         folder: for the model.
         model: in fp32.
         samples: real inputs: a .npy for each, a row an inference.
-        most_error: of an output's scale.
-        memory_mib: that the child may use.
+        quantizers: the child that does it.
+        most_error: of an output's scale; None for a model whose outputs mean nothing yet.
 
     Raises:
         ModelError: the model is not in fp32, is malformed, or computes something else in fp16.
         DataError: the samples are not what it takes.
-        WorkerDied: the child crashed.
+        BuildError: the child died of it.
 
     """
     if model.precision is not Precision.FP32:
         raise ModelError(f"{model.file.path.name} is not in fp32", cause=f"it is in {model.precision.value}")
     order = HalveOrder(model=model.file, samples=dict(samples), folder=folder.resolve())
-    with Child("edgekd.quantizers.halving", memory_mib=memory_mib) as child:
-        reply = child.ask("halve", order, HalveReply, timeout_s=_TIMEOUT_S)
+    try:
+        reply = quantizers.halve(order)
+    except WorkerDied as error:  # a fact about the model, and the search goes on
+        raise BuildError("casting to fp16 died", cause=f"{error.what}: {error.cause}") from error
     expected = _arrays(reply.expected)
     compared = max(
         (match(expected, _arrays(rows)) for rows in (reply.found, reply.rounded)),
         key=lambda one: one.relative_error,
     )
-    if not math.isfinite(compared.max_error) or compared.relative_error > most_error:
+    spoilt = most_error is not None and compared.relative_error > most_error
+    if spoilt or not math.isfinite(compared.max_error):
         raise ModelError(
             f"{model.file.path.name} computes something else in fp16",
             cause=f"output {compared.output!r} is off by {compared.relative_error:.1%} of its scale",

@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
 from edgekd.errors import BuildError, WorkerDied
 from edgekd.tasks.classification import ImageClassification
 from edgekd.values.artifact import Artifact
+from edgekd.values.halving import HalveOrder, HalveReply
 from edgekd.values.model import Model
 from edgekd.values.order import QuantizeOrder
 from edgekd.wire import Child
 
 VERSION = 1
 _TIMEOUT_S = 900.0
+
+Reply = TypeVar("Reply")
 
 
 class Quantizers:
@@ -37,7 +41,7 @@ class Quantizers:
         )
 
     def order(self, order: QuantizeOrder) -> Model:
-        """Carry out one order in the child.
+        """Quantise in the child.
 
         Raises:
             ModelError: the model cannot be quantised.
@@ -45,10 +49,24 @@ class Quantizers:
             WorkerDied: the quantiser crashed; the next order starts a fresh one.
 
         """
+        return self._ask("quantize", order, Model)
+
+    def halve(self, order: HalveOrder) -> HalveReply:
+        """Cast a graph to fp16 in the child.
+
+        Raises:
+            ModelError: the model is malformed, not in fp32, or cannot be cast.
+            DataError: the samples are not what it takes.
+            WorkerDied: the child crashed; the next order starts a fresh one.
+
+        """
+        return self._ask("halve", order, HalveReply)
+
+    def _ask(self, name: str, order: object, reply: type[Reply]) -> Reply:
         if self._child is None:
             self._child = Child("edgekd.quantizers", memory_mib=self._memory_mib)
         try:
-            return self._child.ask("quantize", order, Model, timeout_s=_TIMEOUT_S)
+            return self._child.ask(name, order, reply, timeout_s=_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
@@ -76,7 +94,8 @@ def quantize(
     Args:
         folder: where the int8 model is written.
         model: a float .onnx.
-        runtime: `onnxruntime` (static Q/DQ, U8S8, per channel) or `openvino` (NNCF).
+        runtime: `onnxruntime` (static Q/DQ, U8S8, per channel), `openvino` (NNCF), or `tensorrt` and its like
+            (static Q/DQ, symmetric).
         calibration: a .npy for each input, shape (n, *input shape).
         quantizers: the child that does it.
 

@@ -241,6 +241,9 @@ def _figures(content: ReportContent, manifest: Manifest) -> Iterator[_Figure]:
             unit="times, at p50",
             against=f"teacher p50 {manifest.teacher_latency.p50:.3f} ms, student {latency.p50:.3f} ms",
         )
+    if (energy := manifest.accepted.energy) is not None:
+        name = "energy of an inference, at most (95 % confidence)"
+        yield _Figure(name=name, value=f"{energy.upper_mj:.3f}", unit="mJ", against=energy.words)
     if content.size_bytes is not None:
         against = f"{len(manifest.accepted.files)} file(s) on {manifest.accepted.name}"
         yield _Figure(name="size", value=f"{content.size_bytes / 1e6:.2f}", unit="MB", against=against)

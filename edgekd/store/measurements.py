@@ -13,7 +13,7 @@ from edgekd.store.database import Database
 from edgekd.values.codec import decode, plain
 from edgekd.values.gate import Calibration, GateEntry
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 kept calibrations in a table that said nothing of threads; it is left unread
 
 T = TypeVar("T")
 
@@ -24,16 +24,17 @@ _TABLES = (
         ratio REAL, low REAL, high REAL, verdict TEXT NOT NULL,
         base_p50_ms REAL NOT NULL, candidate_p50_ms REAL NOT NULL, reference_p50_ms REAL)""",
     "CREATE INDEX IF NOT EXISTS comparisons_of_series ON comparisons (name, fingerprint, runtime)",
-    """CREATE TABLE IF NOT EXISTS calibrations (
-        fingerprint TEXT NOT NULL, device TEXT NOT NULL, runtime TEXT NOT NULL, reference TEXT NOT NULL,
+    """CREATE TABLE IF NOT EXISTS noise_floors (
+        fingerprint TEXT NOT NULL, device TEXT NOT NULL, runtime TEXT NOT NULL, threads INTEGER NOT NULL,
+        reference TEXT NOT NULL,
         decade INTEGER NOT NULL, noise REAL NOT NULL, cpu_noise REAL NOT NULL, p50_ms REAL NOT NULL,
         pair_seconds REAL NOT NULL, pairs INTEGER NOT NULL, date TEXT NOT NULL,
-        PRIMARY KEY (fingerprint, runtime, decade))""",
+        PRIMARY KEY (fingerprint, runtime, threads, decade))""",
 )
 
 
 class GateLog:
-    """The comparisons that ended, in order, and the latest calibration of each machine, runtime and decade."""
+    """The comparisons that ended, in order, and the latest calibration of each machine, runtime, its threads and decade."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,18 +57,19 @@ class GateLog:
         return self._read(GateEntry, "comparisons", where, (name, fingerprint, runtime))
 
     def calibrate(self, calibration: Calibration) -> None:
-        """Keep a calibration in place of that of the same fingerprint, runtime and decade."""
-        self._write("INSERT OR REPLACE", "calibrations", calibration)
+        """Keep a calibration in place of that of the same fingerprint, runtime, threads and decade."""
+        self._write("INSERT OR REPLACE", "noise_floors", calibration)
 
-    def calibration(self, fingerprint: str, runtime: str, decade: int) -> Calibration | None:
+    def calibration(self, fingerprint: str, runtime: str, decade: int, threads: int) -> Calibration | None:
         """Return the calibration of the nearest decade, of two the noisier faster one; None where there is none."""
-        where = "fingerprint = ? AND runtime = ? ORDER BY abs(decade - ?), decade LIMIT 1"
-        found = self._read(Calibration, "calibrations", where, (fingerprint, runtime, decade))
+        where = "fingerprint = ? AND runtime = ? AND threads = ? ORDER BY abs(decade - ?), decade LIMIT 1"
+        found = self._read(Calibration, "noise_floors", where, (fingerprint, runtime, threads, decade))
         return found[0] if found else None
 
     def calibrations(self) -> tuple[Calibration, ...]:
-        """Return every calibration, by machine, runtime and decade."""
-        return self._read(Calibration, "calibrations", "1 ORDER BY device, fingerprint, runtime, decade", ())
+        """Return every calibration, by machine, runtime, threads and decade."""
+        order = "1 ORDER BY device, fingerprint, runtime, threads, decade"
+        return self._read(Calibration, "noise_floors", order, ())
 
     def _write(self, verb: str, table: str, value: GateEntry | Calibration) -> None:
         row = {name: _storable(item) for name, item in plain(value).items()}

@@ -11,6 +11,7 @@ from edgekd.values.budget import Limits
 from edgekd.values.conditions import Conditions, Trust
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
 from edgekd.values.student import StudentSpec
 
@@ -77,6 +78,22 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Builds:
+    """What several builds of one model came to, where a build is a random draw."""
+
+    p50_ms: tuple[float, ...]  # of each build, in turns, in the order they were built
+    picked: int  # which of them ships; measured again for the deployment's own latency
+    build_spread: float  # relative standard deviation between builds, launches' own scatter taken out
+    launch_spread: float  # relative standard deviation between launches of one build
+    failed: tuple[str, ...] = ()  # why a build gave nothing
+
+    @property
+    def range(self) -> float:
+        """How much slower the slowest build is than the fastest: 0.1 is 10 %."""
+        return max(self.p50_ms) / min(self.p50_ms) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One file of the bundle on one runtime: its latency and the accuracy of that same file."""
 
@@ -88,6 +105,8 @@ class Deployment:
     accuracy: float  # test metric of this very file
     parity: Parity | None = None  # against torch, on real images
     modes: dict[str, LatencySummary] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
+    energy: Energy | None = None  # of an inference above the idle device, where the budget limited it
+    builds: Builds | None = None  # where a build is a random draw and several were tried
 
     @property
     def name(self) -> str:
@@ -144,6 +163,8 @@ class Shipped:
     accuracy: float  # test metric
     parity: Parity | None = None
     modes: dict[str, Latency] = field(default_factory=dict)
+    energy: Energy | None = None
+    builds: Builds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,11 +182,12 @@ class GateEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a machine was found to resolve: a model timed against itself, for one runtime and order of latency."""
+    """What a machine was found to resolve: a model against itself, for a runtime, its threads and order of latency."""
 
     fingerprint: str  # of the conditions
     device: str
     runtime: str
+    threads: int  # of each inference: two of them scatter otherwise than one
     reference: str  # the model that was timed
     decade: int  # floor(log10(p50 in ms)): noise in per cent falls as inferences get longer
     noise: float  # SD of a pair's log ratio of wall times

@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -216,8 +217,14 @@ class OnnxParser(_Native):
         return self._errors[index]
 
     def parse_from_file(self, model: str) -> bool:
+        return self._parsed(lambda: onnx.load(model))
+
+    def parse(self, model: bytes) -> bool:
+        return self._parsed(lambda: onnx.load_model_from_string(model))
+
+    def _parsed(self, load: Callable[[], onnx.ModelProto]) -> bool:
         try:
-            read = onnx.load(model)
+            read = load()
         except Exception as error:  # noqa: BLE001 - it says no to whatever onnx cannot read
             self._errors.append(ParserError(f"Failed to parse the ONNX model: {type(error).__name__}"))
             return False

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import resource
 import shutil
 import stat
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,37 +30,12 @@ from edgekd.values.preprocess import Preprocess
 from edgekd.values.target import Profile, Target
 from edgekd.worker import health
 from tests.backends import fake_tensorrt
+from tests.backends.faked import COMPILER
 from tests.contracts import models
 from tests.contracts.backend import BackendContract
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler to make the fake CUDA driver with")
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the fake driver; its soname is the real one's."""
-    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    command = [str(COMPILER), "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(path)]
-    subprocess.run([*command, str(HERE / "fake_cuda.c")], check=True, capture_output=True, timeout=60)
-    return path
-
-
-@pytest.fixture
-def faked(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
-    """Put the fakes in place, with a store of their own; gives the count of what was not freed."""
-    monkeypatch.setattr(trt_cuda, "LIBRARY", str(driver))
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
-    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
-    for name in ("trt_build", "trt_session"):
-        monkeypatch.delitem(sys.modules, f"edgekd.backends.{name}", raising=False)
-    library = ctypes.CDLL(str(driver))
-    before = library.fakeOutstanding()
-    yield lambda: int(library.fakeOutstanding()) - before
-    for name in ("trt_build", "trt_session"):  # they hold the fake
-        sys.modules.pop(f"edgekd.backends.{name}", None)
-        vars(backends).pop(name, None)
 
 
 def engine_of(path: Path, runtime: str = "tensorrt", **shapes: tuple[int, ...]) -> Engine:
@@ -391,9 +364,9 @@ def test_layers_are_listed_and_their_times_are_not_the_engines(faked: Callable[[
     engine = engine_of(models.conv_net(tmp_path / "m.onnx"))
     found = tensorrt.layers(engine, passes=3)
     assert [layer.kind for layer in found][:2] == ["CaskConvolution", "Relu"]
-    assert all(layer.median_ms is not None and layer.median_ms > 0 for layer in found)
+    assert all(layer.time_ms is not None and layer.time_ms > 0 for layer in found)
     assert found[0].tactic == "fake_kernel"
-    assert tensorrt.layers(engine)[0].median_ms is None
+    assert tensorrt.layers(engine, 0)[0].time_ms is None
 
 
 def test_compiling_fills_the_devices_store_and_gives_the_onnx(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekd.backends import trt_layers
-from edgekd.backends.trt_layers import Layer, layers_of
+from edgekd.backends.trt_layers import layers_of
 from edgekd.errors import BuildError
+from edgekd.values.layer import Layer
 from edgekd.values.ledger import Ledger
 from tests.contracts import models
 
@@ -52,7 +53,7 @@ TIMES_MS = {TEN["Layers"][0]["Name"]: [0.30, 0.17, 0.17], "conv1 + relu1": [0.24
 
 def test_the_layers_of_tensorrt_10_are_read():
     first, second = layers_of(json.dumps(TEN))
-    assert (first.kind, first.tactic, first.median_ms) == ("Reformat", "", None)
+    assert (first.kind, first.tactic, first.time_ms) == ("Reformat", "", None)
     assert second.output == "Channel major FP16 format"
     assert second.tactic.startswith("sm80_xmma")
     assert "relu1" in second.origin
@@ -82,12 +83,12 @@ def test_hostile_names_are_cut():
 
 def test_a_layers_time_is_its_median_and_no_total_is_offered():
     found = layers_of(json.dumps(TEN), TIMES_MS)
-    assert [layer.median_ms for layer in found] == [0.17, 0.24]
-    assert sum(layer.median_ms or 0.0 for layer in found) == pytest.approx(0.41)
+    assert [layer.time_ms for layer in found] == [0.17, 0.24]
+    assert sum(layer.time_ms or 0.0 for layer in found) == pytest.approx(0.41)
     offered = {
         name for name, _ in inspect.getmembers(trt_layers, inspect.isfunction) if not name.startswith("_")
     }
-    assert offered == {"dataclass", "layers_of"}
+    assert offered == {"layers_of"}
     assert not any(
         word in field.name for field in dataclasses.fields(Layer) for word in ("total", "sum", "latency")
     )
@@ -106,6 +107,6 @@ def test_a_recorded_trace_gives_a_table_and_its_sum_moves_with_what_is_looked_at
     times_ms = {name: [ms for ms, _ in passes] for name, passes in trace.items()}
     found = layers_of(json.dumps({"Layers": list(times_ms)}), times_ms)
     assert len(found) == len(times_ms) == 167
-    assert all(layer.median_ms is not None for layer in found)
-    idle = [layer for layer in found if not layer.median_ms]
+    assert all(layer.time_ms is not None for layer in found)
+    idle = [layer for layer in found if not layer.time_ms]
     assert len(idle) > 50  # casts that were fused away are listed, and take nothing

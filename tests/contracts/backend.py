@@ -18,6 +18,7 @@ from edgekd.errors import BuildError
 from edgekd.timing import conditions
 from edgekd.timing.sampling import varied_inputs
 from edgekd.values.artifact import Artifact
+from edgekd.values.layer import shares
 from edgekd.values.model import Engine, Model, Precision
 from tests.contracts import models
 
@@ -205,6 +206,28 @@ class BackendContract:
         engine = Engine(model=model, runtime=self.runtime, precision=Precision.INT8)
         with pytest.raises(BuildError, match="int8"), backend.open(engine):
             pass
+
+    def test_it_tells_the_layers_it_runs_and_what_each_takes(self, backend: backends.Backend, tmp_path: Path):
+        (folder := tmp_path / "alone").mkdir()
+        found = backend.layers(self.engine(models.conv_net(folder / "m.onnx", width=64)), 5)
+        assert any("conv" in layer.kind.lower() for layer in found)
+        assert all(layer.name for layer in found)
+        assert all(layer.time_ms is not None for layer in found)
+        assert sum(part or 0.0 for part in shares(found)) == pytest.approx(1.0)
+        assert {path.name for path in folder.iterdir()} == {"m.onnx"}  # a profile is a file of nobody's
+
+    def test_layers_that_nobody_timed_have_no_time(self, backend: backends.Backend, tmp_path: Path):
+        engine = self.engine(models.conv_net(tmp_path / "m.onnx"))
+        untimed, timed = backend.layers(engine, 0), backend.layers(engine, 1)
+        found = [[one.kind for one in layers if "conv" in one.kind.lower()] for layers in (untimed, timed)]
+        assert found[0] == found[1] != []  # names may have counters, and what takes no time may be left out
+        assert all(layer.time_ms is None for layer in untimed)
+
+    def test_a_model_that_is_refused_has_no_layers(self, backend: backends.Backend, tmp_path: Path):
+        path = tmp_path / "m.onnx"
+        path.write_bytes(b"<html>404</html>")
+        with pytest.raises(BuildError, match=r"cannot read|cannot compile|no graph"):
+            backend.layers(self.engine(path), 1)
 
     def test_leaving_the_context_frees_what_it_took(self, backend: backends.Backend, tmp_path: Path):
         path = models.conv_net(tmp_path / "m.onnx", width=384)  # 5 MB of weights

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
@@ -66,6 +68,32 @@ def conv_net(path: Path, *, batch: int | str = 1, width: int = 8, side: int = 8)
         "b3": weights(5, seed=3),
     }
     return save(path, nodes, {"image": (FLOAT, (batch, 3, side, side))}, {"logits": (batch, 5)}, constants)
+
+
+SPREAD = ("more/w.bin", "w e.data")
+
+
+def spread_net(path: Path, *, names: Sequence[str] = SPREAD) -> Path:
+    """A `conv_net` whose weights lie in files beside it, tensor by tensor in turns."""
+    model = onnx.load(str(conv_net(path)))
+    blobs = dict.fromkeys(names, b"")
+    for at, tensor in enumerate(model.graph.initializer):
+        name, data = names[at % len(names)], tensor.raw_data
+        set_external_data(tensor, name, offset=len(blobs[name]), length=len(data))
+        tensor.ClearField("raw_data")
+        blobs[name] += data
+    for name, data in blobs.items():
+        (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / name).write_bytes(data)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def spread_engine(path: Path, runtime: str = "rehearsal") -> Engine:
+    """Name an engine made of a `spread_net` and the files that hold its weights."""
+    made = engine(path, runtime)
+    external = tuple(Artifact.of(path.parent / name) for name in SPREAD)
+    return replace(made, model=replace(made.model, external=external))
 
 
 def recurrent_cell(path: Path) -> Path:

@@ -11,7 +11,10 @@ import pytest
 from edgekd import pipeline
 from edgekd.values.job import Job
 from edgekd.values.outcome import Outcome
+from tests.backends.faked import driver, faked
 from tests.pipeline import rehearsed
+
+__all__ = ["driver", "faked", "finished", "float_job", "here", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgekd.distillation.arithmetic import Arithmetic
-from edgekd.quantizers.__main__ import quantize
+from edgekd.quantizers.__main__ import halve, quantize
 from edgekd.tasks import ImageClassification, from_arrays
 from edgekd.values.budget import Budget, LatencyBudget, Limits
 from edgekd.values.job import (
@@ -96,7 +96,9 @@ class WorkerHere:
         self._handlers = {"edgekd.worker": Worker().handlers()}.get(module)
 
     def ask(self, name: str, order: Any, reply: type, *, timeout_s: float) -> Any:
-        return self._handlers[name].carry_out(order) if self._handlers else quantize(order)
+        if self._handlers:
+            return self._handlers[name].carry_out(order)
+        return halve(order) if name == "halve" else quantize(order)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -120,7 +122,7 @@ def stay_in_this_process(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(f"edgekd.{module}._POOL", 200)
     patch.setattr("edgekd.stages.propose._CLIMBS", 1)
     short = Protocol(launches=1, blocks=4, samples=80)
-    for module in ("loop", "trials", "delivery"):
+    for module in ("loop", "trials", "delivery", "drawing"):
         patch.setattr(f"edgekd.pipeline.{module}.FULL", short)
 
 

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from edgekd import devices, pipeline
+from edgekd.cli.options import target_from_options
 from edgekd.devices import Device
-from edgekd.devices.cassette import CassetteDevice, record, tape
+from edgekd.devices.cassette import CassetteDevice, record, results, tape
+from edgekd.devices.local import LocalDevice
 from edgekd.errors import BudgetError, DeviceError
+from edgekd.pipeline.carrying import carried
+from edgekd.stages.configure import configure, load_target
+from edgekd.store import Store
 from edgekd.values.artifact import Artifact
 from edgekd.values.codec import fingerprint
 from edgekd.values.gate import Gate, GateVerdict, Question
@@ -121,14 +126,30 @@ class TestRun:
         ]
         assert models_[0] == models_[1]
 
-    def test_a_replayed_run_needs_no_more_than_the_kept_results_of_the_recorded_one(
+    def test_a_replayed_run_trains_and_exports_nothing_so_that_another_arithmetic_here_changes_nothing(
         self, session: tuple[Job, Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         job, folder, live = session
-        shutil.copytree(folder / "run" / "store", tmp_path / "again" / "store")
-        monkeypatch.setattr("edgekd.distillation.loop.take_step", None)  # nothing is trained
+        monkeypatch.setattr("edgekd.distillation.loop.take_step", None)
+        monkeypatch.setattr("edgekd.stages.export.export_module", None)
         replaying(monkeypatch, folder / "session.cassette")
         assert bundled(run(job, tmp_path / "again")) == bundled(live)
+
+    def test_a_result_that_leads_out_of_its_folder_is_not_taken_from_a_cassette(
+        self, session: tuple[Job, Path, Outcome], tmp_path: Path
+    ):
+        _, folder, _ = session
+        copy, secret = tmp_path / "copy.cassette", tmp_path / "secret"
+        shutil.copyfile(folder / "session.cassette", copy)
+        secret.write_text("mine")
+        held = Artifact.of(secret)
+        text = json.dumps({"path": str(secret), "sha256": held.sha256})
+        record(LocalDevice(gated.target()), copy).keep("distill", "0" * 32, text, {})
+        with carried(Store(tmp_path / "store"), CassetteDevice(copy, gated.target())):
+            assert len([*(tmp_path / "store" / "distill").iterdir()]) > 0
+            assert not (tmp_path / "store" / "distill" / ("0" * 32)).exists()
+        names = {"../../escape": held}
+        assert not results.write_result(tape.read(copy), "distill", "1" * 32, "{}", names)
 
     def test_a_search_with_another_seed_is_told_what_the_cassette_lacks(
         self, session: tuple[Job, Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,3 +259,19 @@ def test_a_profile_and_a_compiled_file_are_replayed(
         found.append((told, [*made.files.values()], made.max_error, made.open_ms))
     assert found[0] == found[1]
     assert len(tape.read(file).sessions) == 1
+
+
+def test_a_cassette_brings_the_hardware_profile_along_that_it_was_recorded_with(file: Path, tmp_path: Path):
+    own = replace(gated.target().profile, name="a board of mine", memory_mib=777)
+    with devices.connect(replace(gated.target(), profile=own, record=str(file))) as device:
+        assert device.name == "local"
+    name = f"cassette:{file}"
+    assert target_from_options(None, None, None, name).profile == own
+    asked = configure("digits", [f"target.device={name}"], {}, None)  # the job names another profile
+    assert load_target(asked.job, asked.beside).profile == own
+    both = configure("digits", [f"target.device={name}", "target.profile=arm-cpu"], {}, None)
+    assert load_target(both.job, both.beside).profile.name == "arm-cpu"
+    gone = configure("digits", [f"target.device=cassette:{tmp_path / 'gone'}"], {}, None)
+    assert gone.job.target.profile == "x86-cpu"
+    with pytest.raises(DeviceError, match="there is no cassette"):
+        target_from_options(None, None, None, f"cassette:{tmp_path / 'gone'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def planned(here: pytest.MonkeyPatch, tmp_path: Path, float_job: Job) -> Planned
     here.setattr(training, "take_step", no_training)
     (tmp_path / "teachers.py").write_text(TEACHER, encoding="utf-8")
 
-    def plan(**budget: float) -> Plan:
-        job = rehearsed.with_(float_job, budget={"latency_ms": LatencyBudget(**budget)})
+    def plan(*, confidence: float = 0.95, **budget: float) -> Plan:
+        asked = {"latency_ms": LatencyBudget(**budget), "confidence": confidence}
+        job = rehearsed.with_(float_job, budget=asked)
         section = TeacherSection(model="teachers.py:teacher", epochs=5)
         job = rehearsed.with_(job, teacher=vars(section))
         return pipeline.plan(job, beside=tmp_path, out=tmp_path / "run")
@@ -50,6 +52,11 @@ def test_a_plan_says_what_is_within_reach_and_trains_nothing(planned: Planned, t
     assert found.measured == planned(speedup=4.0).measured == 3  # a second plan measures no student again
     assert not (tmp_path / "run" / "store" / "distill").exists()
     assert not (tmp_path / "run" / "store" / "teach").exists()
+
+
+def test_the_fastest_student_has_a_latency_at_any_confidence(planned: Planned) -> None:
+    sure, likely = (planned(speedup=4.0, confidence=share).fastest_measured_ms for share in (0.99, 0.95))
+    assert 0 < sure == likely < math.inf
 
 
 def test_the_frontier_gives_more_arithmetic_for_more_time(planned: Planned) -> None:

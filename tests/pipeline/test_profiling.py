@@ -8,10 +8,13 @@ import pytest
 from edgekd import pipeline
 from edgekd.errors import IntegrityError, UsageError
 from edgekd.pipeline import single
+from edgekd.pipeline.profiling import layer_table
+from edgekd.values.artifact import Artifact
 from edgekd.values.bundle import Bundle
 from edgekd.values.latency import Protocol
 from edgekd.values.model import Precision
 from edgekd.values.target import Profile, Target
+from tests.contracts import models
 from tests.pipeline.rehearsed import WorkerHere
 
 FP32 = Precision.FP32
@@ -117,3 +120,29 @@ def test_a_bundle_without_an_accepted_deployment_is_refused(made_bundle: Bundle)
     path.write_text(json.dumps({**manifest, "deployments": []}), encoding="utf-8")
     with pytest.raises(IntegrityError, match="no accepted deployment"):
         pipeline.profile(made_bundle.folder, target())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "rehearsal"])
+def test_layers_are_listed_beside_the_latency_of_the_file_itself(tmp_path: Path, runtime: str):
+    path = models.conv_net(tmp_path / "m.onnx", width=64)
+    table = layer_table(path, target(runtimes=(runtime,)), passes=3)
+    assert (table.runtime, table.precision, table.passes) == (runtime, FP32, 3)
+    assert table.model_sha256 == Artifact.of(path).sha256
+    assert any("conv" in layer.kind.lower() for layer in table.layers)
+    assert sum(share or 0.0 for share in table.shares) == pytest.approx(1.0)
+    assert table.sum_of_layers_ms == pytest.approx(sum(layer.time_ms or 0.0 for layer in table.layers))
+    assert table.latency.percentile(50) > 0
+    assert table.latency.percentile(50) != table.sum_of_layers_ms
+
+
+def test_the_layers_of_a_bundle_are_those_of_what_it_ships(made_bundle: Bundle):
+    table = layer_table(made_bundle.folder, target(), passes=2)
+    accepted = made_bundle.manifest.accepted
+    assert (table.runtime, table.precision) == (accepted.runtime, accepted.precision)
+    assert table.model_sha256 == made_bundle.manifest.files[accepted.files[0]]
+
+
+@pytest.mark.parametrize("passes", [0, -1, 1001])
+def test_so_many_passes_are_refused(tmp_path: Path, passes: int):
+    with pytest.raises(UsageError, match="passes"):
+        layer_table(models.conv_net(tmp_path / "m.onnx"), target(), passes=passes)

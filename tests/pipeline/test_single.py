@@ -301,3 +301,10 @@ def test_a_folder_without_a_run_has_no_report(tmp_path: Path):
     (tmp_path / "run.json").write_text(json.dumps({"job": {}}))
     with pytest.raises(IntegrityError, match="damaged"):
         pipeline.report(tmp_path)
+
+
+def test_a_model_is_placed_with_the_weights_that_it_looks_for(tmp_path: Path):
+    model = models.spread_engine(models.spread_net(tmp_path / "m.onnx")).model
+    placed = single.place(tmp_path / "out", model, "m.onnxruntime")
+    assert list(placed) == [str(tmp_path / "out" / name) for name in ("m.onnxruntime.onnx", *models.SPREAD)]
+    assert all(Artifact.of(Path(path)).sha256 == sha256 for path, sha256 in placed.items())

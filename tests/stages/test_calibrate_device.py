@@ -88,6 +88,7 @@ def known(noise: float, cpu_noise: float = 0.001, pair_seconds: float = 1.0) -> 
         fingerprint="f",
         device="local",
         runtime="onnxruntime",
+        threads=1,
         reference="compute",
         decade=0,
         noise=noise,

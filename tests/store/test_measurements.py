@@ -37,6 +37,7 @@ CALIBRATION = Calibration(
     fingerprint="f" * 64,
     device="local",
     runtime="openvino",
+    threads=1,
     reference="chain",
     decade=0,
     noise=0.012,
@@ -51,6 +52,31 @@ CALIBRATION = Calibration(
 @pytest.fixture
 def log(tmp_path: Path) -> GateLog:
     return GateLog(tmp_path / "deep" / "history.sqlite")
+
+
+def test_one_thread_and_two_are_two_machines_to_a_noise_floor(log: GateLog):
+    two = replace(CALIBRATION, threads=2, noise=0.05)
+    log.calibrate(CALIBRATION)
+    log.calibrate(two)
+    assert log.calibrations() == (CALIBRATION, two)
+    assert log.calibration("f" * 64, "openvino", 0, 1) == CALIBRATION
+    assert log.calibration("f" * 64, "openvino", 0, 2) == two
+    assert log.calibration("f" * 64, "openvino", 0, 4) is None
+
+
+def test_a_file_of_the_first_schema_keeps_its_comparisons_and_is_calibrated_anew(tmp_path: Path):
+    path = tmp_path / "history.sqlite"
+    GateLog(path).record(ENTRY)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE noise_floors")
+        connection.execute("CREATE TABLE calibrations (fingerprint TEXT, runtime TEXT, decade INTEGER)")
+        connection.execute("INSERT INTO calibrations VALUES ('f', 'openvino', 0)")
+        connection.execute("PRAGMA user_version = 1")
+    log = GateLog(path)
+    assert log.series(ENTRY.name, ENTRY.fingerprint, ENTRY.runtime) == (ENTRY,)
+    assert log.calibrations() == ()
+    log.calibrate(CALIBRATION)
+    assert log.calibrations() == (CALIBRATION,)
 
 
 def test_comparisons_come_back_in_order_and_apart_by_series(log: GateLog):
@@ -87,7 +113,7 @@ def test_a_name_that_no_text_can_hold_is_kept_and_found(log: GateLog):
 
 def test_every_field_of_the_values_has_its_column(log: GateLog):
     with closing(sqlite3.connect(log.path)) as connection:
-        for table, kind in (("comparisons", GateEntry), ("calibrations", Calibration)):
+        for table, kind in (("comparisons", GateEntry), ("noise_floors", Calibration)):
             columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             assert columns - {"id"} == {field.name for field in dataclasses.fields(kind)}
 
@@ -97,7 +123,7 @@ def test_a_calibration_replaces_that_of_the_same_machine_runtime_and_decade(log:
     other = replace(CALIBRATION, runtime="onnxruntime")
     for calibration in (CALIBRATION, other, newer):
         log.calibrate(calibration)
-    assert log.calibration("f" * 64, "openvino", 0) == newer
+    assert log.calibration("f" * 64, "openvino", 0, 1) == newer
     assert log.calibrations() == (other, newer)
 
 
@@ -105,13 +131,13 @@ def test_a_calibration_replaces_that_of_the_same_machine_runtime_and_decade(log:
 def test_the_calibration_of_the_nearest_decade_is_given(log: GateLog, decade: int, nearest: int):
     for at in (1, -1):
         log.calibrate(replace(CALIBRATION, decade=at))
-    assert log.calibration("f" * 64, "openvino", decade) == replace(CALIBRATION, decade=nearest)
+    assert log.calibration("f" * 64, "openvino", decade, 1) == replace(CALIBRATION, decade=nearest)
 
 
 def test_another_machine_or_runtime_has_no_calibration(log: GateLog):
     log.calibrate(CALIBRATION)
-    assert log.calibration("e" * 64, "openvino", 0) is None
-    assert log.calibration("f" * 64, "onnxruntime", 0) is None
+    assert log.calibration("e" * 64, "openvino", 0, 1) is None
+    assert log.calibration("f" * 64, "onnxruntime", 0, 1) is None
 
 
 WRITER = """
@@ -167,7 +193,7 @@ def test_a_file_that_is_no_history_is_refused(tmp_path: Path):
 def test_a_database_of_somebody_else_is_refused_when_it_is_read(tmp_path: Path):
     with closing(sqlite3.connect(tmp_path / "history.sqlite")) as connection:
         connection.execute("CREATE TABLE comparisons (name TEXT, fingerprint TEXT, runtime TEXT)")
-        connection.execute("CREATE TABLE calibrations (id INTEGER)")
+        connection.execute("CREATE TABLE noise_floors (id INTEGER)")
     log = GateLog(tmp_path / "history.sqlite")
     for read in (lambda: log.series("a", "b", "c"), log.calibrations, lambda: log.record(ENTRY)):
         with pytest.raises(IntegrityError, match="cannot be used"):
@@ -195,7 +221,7 @@ def test_a_row_that_is_no_comparison_is_refused(log: GateLog, damage: str):
 def test_a_row_that_is_no_calibration_is_refused(log: GateLog):
     log.calibrate(CALIBRATION)
     with closing(sqlite3.connect(log.path)) as connection, connection:
-        connection.execute("UPDATE calibrations SET pairs = 'many'")
+        connection.execute("UPDATE noise_floors SET pairs = 'many'")
     with pytest.raises(IntegrityError, match="cannot be used"):
         log.calibrations()
 
