@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from edgekd.distillation import checkpoints
 from edgekd.distillation.arithmetic import choose_arithmetic, here
 from edgekd.distillation.evaluation import accuracy
-from edgekd.distillation.knowledge import Batch, Knowledge, Taps, total_loss
+from edgekd.distillation.fitting import Outputs, fitted
+from edgekd.distillation.knowledge import LABELS, Batch, Knowledge, Taps, student_taps, total_loss
 from edgekd.distillation.optimization import rate_share
 from edgekd.distillation.state import TrainingState, saved_progress
 from edgekd.distillation.views import View, batch_view, resized
-from edgekd.errors import IntegrityError, TrainingError
+from edgekd.errors import IntegrityError, TrainingError, UsageError
 from edgekd.tasks.classification import ImageClassification
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.job import DistillationSection
@@ -113,7 +114,7 @@ def run_epoch(state: TrainingState, course: Course, device: torch.device) -> flo
     lesson, first = course.lesson(epoch), epoch * steps_an_epoch(course)
     torch.manual_seed(course.seed * 1_000_003 + epoch)  # of dropout, so that a resumed run draws the same
     state.module.train()
-    with Taps(state.module, [one.student for one in course.knowledge]) as taps:
+    with Taps(state.module, student_taps(course.knowledge)) as taps:
         for step, indices in enumerate(_batches(course, epoch), first):
             total += take_step(state, taps, course, material_of(course, lesson, indices, device), step)
             if (step - first) % _CHECK_STEPS == 0 and not math.isfinite(float(total)):
@@ -131,13 +132,14 @@ class Material:
     images: Tensor  # (B, C, resolution, resolution)
     labels: Tensor
     targets: dict[str, Tensor]
+    indices: Tensor  # of the images in the training set
 
 
 def _begin(path: Path, module: nn.Module, course: Course, device: torch.device) -> TrainingState:
     """Take up a saved training, or start one: the arithmetic is chosen once and kept with the state."""
     lesson = course.lesson(0)
     sample = material_of(course, lesson, np.arange(min(course.recipe.batch, len(course.task.train))), device)
-    adapters = _adapters(module, course, sample).to(device)
+    adapters = _adapters(module, course, sample)
     done = saved_progress(path)
     if done is not None:
         state = TrainingState(module, adapters, course.recipe, done.arithmetic)
@@ -193,7 +195,12 @@ def material_of(course: Course, lesson: Lesson, indices: NDArray[np.int64], devi
     targets = {
         tap: torch.from_numpy(rows[indices]).to(device, torch.float32) for tap, rows in lesson.targets.items()
     }
-    return Material(images=resized(images, course.resolution), labels=labels, targets=targets)
+    return Material(
+        images=resized(images, course.resolution),
+        labels=labels,
+        targets=targets,
+        indices=torch.from_numpy(indices).to(device),
+    )
 
 
 def take_step(state: TrainingState, taps: Taps, course: Course, material: Material, step: int) -> Tensor:
@@ -201,12 +208,13 @@ def take_step(state: TrainingState, taps: Taps, course: Course, material: Materi
     arithmetic, recipe = state.progress.arithmetic, course.recipe
     with arithmetic.autocast(material.images.device):
         outputs = taps(arithmetic.placed(material.images))
-    batch = Batch(labels=material.labels)
+    steps = steps_an_epoch(course) * course.epochs
+    batch = Batch(labels=material.labels, indices=material.indices, progress=(step + 1) / steps)
     loss = total_loss(course.knowledge, state.adapters, outputs, material.targets, batch)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.trained(), recipe.clip or math.inf, foreach=True)
-    share = rate_share(step, steps_an_epoch(course) * course.epochs) * 0.5**state.progress.halvings
+    share = rate_share(step, steps) * 0.5**state.progress.halvings
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate * share
     state.optimizer.step()
@@ -216,16 +224,30 @@ def take_step(state: TrainingState, taps: Taps, course: Course, material: Materi
 
 
 def _adapters(module: nn.Module, course: Course, sample: Material) -> nn.ModuleDict:
-    """Make the adapters that the shapes ask for; their start depends on the seed alone."""
-    wanted = {one.name: one for one in course.knowledge if one.adapter is not None}
-    torch.manual_seed(course.seed)
+    """Make the adapters that the shapes ask for, and what balances; their start depends on the seed alone.
+
+    Raises:
+        UsageError: a tap of the student or the teacher is not there.
+        ConfigError: a loss cannot compare what is tapped.
+
+    """
+    missing = {tap for one in course.knowledge for tap in one.teacher} - {*sample.targets, LABELS}
+    if missing:
+        cause = f"there is nothing of {', '.join(sorted(missing))}"
+        raise UsageError(
+            "the teacher's labels are of other losses", cause=cause, mend="label the views again"
+        )
     module.eval()
-    with torch.no_grad(), Taps(module, [one.student for one in wanted.values()]) as taps:
-        outputs = taps(sample.images[:2])
-    return nn.ModuleDict(
-        {
-            name: one.adapter(outputs[one.student].shape[1], sample.targets[one.teacher].shape[1])
-            for name, one in wanted.items()
-            if one.adapter is not None
-        }
-    )
+    torch.manual_seed(course.seed)
+    few = sample.labels[:2], sample.indices[:2]
+    with torch.no_grad(), Taps(module, student_taps(course.knowledge)) as taps:
+        return fitted(
+            course.knowledge,
+            course.recipe.balance,
+            Outputs(
+                student=taps(sample.images[:2]), teacher={tap: one[:2] for tap, one in sample.targets.items()}
+            ),
+            Batch(labels=few[0], indices=few[1]),
+            samples=len(course.task.train),
+            classes=len(course.task.classes),
+        )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import ConfigError
+from edgekd.errors import ConfigError, EdgekdError
 from edgekd.stages import origins as layers
 from edgekd.stages.origins import DEFAULT, Layer, Setting
 from edgekd.values.codec import decode, did_you_mean, fingerprint, plain
@@ -29,6 +29,7 @@ _SHIPPED = {
 }  # kind -> folder in the repository
 _WORDS = {"jobs": "job", "hardware_profiles": "hardware profile"}
 _LATENCY = "budget.latency_ms."
+_LOSSES = "distillation.losses."
 _SPEEDUP = f"{_LATENCY}speedup"
 
 
@@ -99,8 +100,7 @@ def target_from(section: TargetSection, beside: Path) -> Target:
         ConfigError: there is no such profile, it holds a wrong key, or it lacks the runtime asked for.
 
     """
-    path = _find("hardware_profiles", section.profile, beside)
-    profile = decode(Profile, layers.read_toml(path), path.name)
+    path, profile = _profile(section.profile, beside)
     for runtime in section.runtimes:
         if runtime not in profile.runtimes:
             raise ConfigError(
@@ -113,13 +113,14 @@ def target_from(section: TargetSection, beside: Path) -> Target:
         device=section.device,
         runtimes=section.runtimes or tuple(profile.runtimes),
         threads=section.threads or profile.threads,
+        tune=section.tune,
         wait_s=section.wait_s,
         record=section.record,
     )
 
 
 def profile_of(device: str) -> str:
-    """Return the hardware profile of a device where none is asked for: the one that it was added with.
+    """Return the hardware profile of a device where none is asked for: the one that it was added or recorded with.
 
     Raises:
         DeviceError: no device has this name.
@@ -128,7 +129,9 @@ def profile_of(device: str) -> str:
     """
     from edgekd.devices import CASSETTE, registry
 
-    if device == DEFAULT_TARGET.device or device.startswith(CASSETTE):
+    if device.startswith(CASSETTE):
+        return device
+    if device == DEFAULT_TARGET.device:
         return DEFAULT_TARGET.profile
     board = registry.known_board(registry.config_folder(), device)
     if not board.profile:
@@ -193,6 +196,31 @@ def _find(kind: str, source: str | Path, beside: Path) -> Path:
     return shipped(kind, str(source))
 
 
+def _profile(source: str, beside: Path) -> tuple[str, Profile]:
+    """Read a hardware profile by name or path, or that of a recorded session; return where it came from as well."""
+    from edgekd.devices import CASSETTE
+
+    if source.startswith(CASSETTE):
+        from edgekd.devices.cassette import recorded_profile
+
+        if (found := recorded_profile(Path(source.removeprefix(CASSETTE)))) is not None:
+            return source, found
+        source = DEFAULT_TARGET.profile  # as it was recorded before cassettes knew
+    path = _find("hardware_profiles", source, beside)
+    return str(path), decode(Profile, layers.read_toml(path), path.name)
+
+
+def _recorded(device: str) -> Profile | None:
+    """Return the profile on a cassette; None where it cannot be read, which connecting to it will explain."""
+    from edgekd.devices import CASSETTE
+    from edgekd.devices.cassette import recorded_profile
+
+    try:
+        return recorded_profile(Path(device.removeprefix(CASSETTE)))
+    except EdgekdError:
+        return None
+
+
 def _shipped_folders(kind: str) -> list[Path]:
     package = Path(__file__).resolve().parents[1]
     return [package.parent / _SHIPPED[kind], package / "shipped" / kind]  # a checkout, a wheel
@@ -217,24 +245,30 @@ def _merged(*rising: Layer) -> tuple[dict[str, Any], dict[str, str]]:
         for setting in layer:
             _put(setting, held, origins)
     order = {key: at for at, key in enumerate(layers.known_keys())}
-    ranked = sorted(origins, key=lambda key: order.get(key, order.get(key.rpartition(".")[0], 0)))
+    ranked = sorted(
+        origins, key=lambda key: max(at for known, at in order.items() if f"{key}.".startswith(f"{known}."))
+    )
     return held, {key: origins[key] for key in ranked}
 
 
 def _take_profile_of_device(held: dict[str, Any], origins: dict[str, str]) -> None:
-    """Let a board bring its own profile along, unless one is given where the device is, or more strongly.
+    """Let a board or a cassette bring its own profile along, unless one is given where the device is, or more strongly.
 
-    A board that is not known here changes nothing: a job can be read where it does not run.
+    One that is not known here changes nothing: a job can be read where it does not run.
     """
     device = held["target.device"]
     own, given = (_RISING.index(_layer(origins[f"target.{key}"])) for key in ("device", "profile"))
     if own <= given or device == DEFAULT_TARGET.device:
         return
-    from edgekd.devices import registry
+    from edgekd.devices import CASSETTE, registry
 
-    board = registry.boards(registry.config_folder()).get(str(device))
-    if board is not None and board.profile:
-        held["target.profile"], origins["target.profile"] = board.profile, f"device {device}"
+    if str(device).startswith(CASSETTE):
+        profile = device if _recorded(device) else ""
+    else:
+        board = registry.boards(registry.config_folder()).get(str(device))
+        profile = board.profile if board is not None else ""
+    if profile:
+        held["target.profile"], origins["target.profile"] = profile, f"device {device}"
 
 
 def _layer(origin: str) -> str:
@@ -253,21 +287,32 @@ def _displaced(layer: Layer) -> list[str]:
 
 
 def _put(setting: Setting, held: dict[str, Any], origins: dict[str, str]) -> None:
-    """Lay a setting over what is held; a table replaces a table, one key of a table joins the others."""
+    """Lay a setting over what is held; a table replaces a table, one key of a table joins the others.
+
+    A loss given as a number is its weight, so that another of its settings can join it.
+    """
     for key in [key for key in held if key == setting.key or key.startswith(f"{setting.key}.")]:
         del held[key], origins[key]
     table = setting.key.rpartition(".")[0]
     if held.get(table) == {}:
         del held[table], origins[table]
-    parts = {f"{setting.key}.{name}": item for name, item in _items(setting.value)} or {
-        setting.key: setting.value
-    }
+    elif table in held and table.startswith(_LOSSES):
+        held[f"{table}.weight"], origins[f"{table}.weight"] = held.pop(table), origins.pop(table)
+    parts = dict(_leaves(setting.key, setting.value))
     held.update(parts)
     origins.update(dict.fromkeys(parts, setting.origin))
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Give a value, or those inside a table but for what was left out of it."""
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    given = {name: item for name, item in value.items() if item is not None and item != []}
+    if not given:
+        yield key, {}
+    for name, item in given.items():
+        yield from _leaves(f"{key}.{name}", item)
 
 
 def _nested(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def label(  # noqa: PLR0917 - a stage takes its inputs in order
         seed: of the view.
 
     Raises:
-        TeacherError: an output is not finite.
+        TeacherError: an output is not finite, or the teacher changes as it answers.
         ConfigError: the losses cannot serve the task.
 
     """
@@ -84,7 +84,20 @@ def _outputs(
                 outputs = tapped(arithmetic.placed(resized(images, teacher.resolution)))
             for tap in taps:
                 parts[tap].append(_half(outputs[tap], tap))
+    _refuse_changed(teacher.module, module)
     return {tap: np.concatenate(rows) for tap, rows in parts.items()}
+
+
+def _refuse_changed(before: torch.nn.Module, after: torch.nn.Module) -> None:
+    """Refuse a teacher that changes as it answers: it says something else of the same image the next time."""
+    kept = before.state_dict()
+    for name, tensor in after.state_dict().items():
+        if not torch.equal(kept[name].to(tensor.device), tensor):
+            raise TeacherError(
+                f"the teacher changes its own {name} while it answers",
+                cause="what it says then depends on the images before",
+                mend="let its forward change nothing in evaluation mode",
+            )
 
 
 def _half(tensor: torch.Tensor, tap: str) -> NDArray[np.float16]:

@@ -234,9 +234,10 @@ def _absolute(setting: Setting, folder: Path) -> Any:
 
 
 def _given(kind: Any) -> Any:
-    """Strip `| None`."""
+    """Strip `| None`; of a number or a table, take the table, whose keys can be given singly."""
     if typing.get_origin(kind) in (Union, types.UnionType):
-        return next(inner for inner in typing.get_args(kind) if inner is not type(None))
+        kinds = [inner for inner in typing.get_args(kind) if inner is not type(None)]
+        return next((inner for inner in kinds if dataclasses.is_dataclass(inner)), kinds[0])
     return kind
 
 

@@ -54,7 +54,8 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
     """Read a value of `kind` from plain data.
 
     Args:
-        kind: a dataclass, enum, scalar, or `tuple[X, ...]`, `dict[str, X]`, `X | None` of those.
+        kind: a dataclass, enum, scalar, or `tuple[X, ...]`, `dict[str, X]`, `X | None` of those; or a scalar,
+            a list and a table of which the data's form picks one, such as `float | Section`.
         data: what JSON or TOML gave.
         where: the name to use in messages, such as `[budget]`.
 
@@ -106,8 +107,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if kind is Any:
         return data
     if origin in (Union, types.UnionType):
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return None if data is None else _decode(inner, data, where)
+        return None if data is None else _decode(_fitting(arguments, data), data, where)
     if origin is tuple:
         return _decode_tuple(arguments, data, where)
     if origin is dict:
@@ -116,6 +116,16 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, data, where)
     return _decode_scalar(kind, data, where)
+
+
+def _fitting(arguments: tuple[Any, ...], data: Any) -> Any:
+    """Pick the kind of the data's form: a table for a table, a list for a list, else the first."""
+    kinds = [argument for argument in arguments if argument is not type(None)]
+    if isinstance(data, Mapping):
+        return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), kinds[0])
+    if isinstance(data, (list, tuple)):
+        return next((kind for kind in kinds if typing.get_origin(kind) is tuple), kinds[0])
+    return kinds[0]
 
 
 def _decode_tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:

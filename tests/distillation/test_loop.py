@@ -106,9 +106,9 @@ def test_adapters_are_trained_clipped_and_kept_but_never_shipped(tmp_path: Path)
     shipped = load_file(kept.weights.path)
     assert shipped.keys() == net().state_dict().keys()
     state = load_file(tmp_path / "state.safetensors")
-    assert {"adapters/pooled.weight", "adapters/pooled.bias"} <= state.keys()
+    assert {"adapters/pooled.maps.0.weight", "adapters/pooled.maps.0.bias"} <= state.keys()
     assert sum(name.startswith("optimizer/") for name in state) == len(list(net().parameters())) + 2
-    assert state["adapters/pooled.weight"].shape == (12, 32)
+    assert state["adapters/pooled.maps.0.weight"].shape == (12, 32)
 
 
 def test_the_adapters_parameters_are_among_the_clipped():
