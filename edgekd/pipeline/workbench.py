@@ -10,9 +10,12 @@ from pathlib import Path
 import psutil
 
 from edgekd.devices import Device, connect
-from edgekd.distillation.losses import knowledge_from
+from edgekd.distillation.fitting import try_losses
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
 from edgekd.errors import BackendMissing
+from edgekd.pipeline import sharing
+from edgekd.pipeline.carrying import carried
+from edgekd.pipeline.metering import require_meter
 from edgekd.stages.configure import job_digest, load_target
 from edgekd.stages.evaluate import teacher_accuracy
 from edgekd.stages.quantize import Quantizers
@@ -23,11 +26,15 @@ from edgekd.tasks import load as load_task
 from edgekd.tasks.classification import ImageClassification
 from edgekd.values.codec import fingerprint
 from edgekd.values.job import Job
+from edgekd.values.measurement import Measurement
 from edgekd.values.model import Precision
 from edgekd.values.order import ProbeReply
 from edgekd.values.student import Space
 from edgekd.values.target import Target
 from edgekd.values.trial import History, Trial
+
+ENERGY_ASKED = "the budget limits energy_mj"
+ENERGY_MEND = "take energy_mj out of [budget], or measure on a device that has one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,12 @@ class Workbench:
     def record(self, *trials: Trial) -> list[Trial]:
         """Log trials that belong together, all or none, and return them."""
         self.log.record(self.key, *trials)
+        sharing.keep(self.log.path.parent, trials, self.space)
         return [*trials]
+
+    def stored(self) -> tuple[Measurement, ...]:
+        """Return what was imported from other devices: a prior, and never a result."""
+        return sharing.foreign(self.log.path.parent)
 
     def teacher_accuracy(self, split: str) -> float:
         """Return the teacher's metric on `validation` or `test`, in torch."""
@@ -103,21 +115,23 @@ def workbench(
     _sweep(out)
     store = Store(out / "store")
     target = load_target(job, beside)
-    with connect(target) as device, Quantizers() as quantizers:
+    with connect(target) as device, carried(store, device), Quantizers() as quantizers:
         probe = _working(device, target)
+        if job.budget.energy_mj is not None:  # before minutes of training
+            _check_meter(device, probe)
         task = (
             data
             if isinstance(data, ImageClassification)
             else load_task(job.task, beside=beside, cache=store.root / "data", seed=job.search.seed)
         )
         loaded = load_teacher(job.teacher, beside=beside, task=task, module=teacher)
-        knowledge_from(job.distillation, classes=len(task.classes))  # a misspelt loss shows before the work
         space = space_for(
             resolution=task.resolution,
             channels=task.channels,
             classes=len(task.classes),
             families=job.search.families,
         )
+        try_losses(job.distillation, loaded, task, space)  # a misspelt loss or tap shows before the work
         ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
         where = replace(target, wait_s=0.0, record="", device=device.name)
         identity = [job_digest(job), where, task.fingerprint, ready.fingerprint, probe.conditions]
@@ -146,6 +160,11 @@ def _sweep(out: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def _check_meter(device: Device, probe: ProbeReply) -> None:
+    runtime = next(health.name for health in probe.runtimes if health.works)
+    require_meter(device, runtime, asked=ENERGY_ASKED, mend=ENERGY_MEND)
+
+
 def _working(device: Device, target: Target) -> ProbeReply:
     probe = device.probe()
     if not any(health.works for health in probe.runtimes):
@@ -164,7 +183,8 @@ def _taught(store: Store, teacher: Teacher, task: ImageClassification, job: Job)
     recipe = replace(
         job.distillation,
         losses={"ce": 1.0},
-        temperature=1.0,
+        temperature=None,
+        balance="fixed",
         learning_rate=1.0,
         epochs=1,
         short_epochs=1,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import exp, sqrt
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
+from scipy.stats import t as student_t
 
+from edgekd.errors import DataError
 from edgekd.students import costs
+from edgekd.surrogates.latency import LatencySurrogate, Prior, fit
+from edgekd.surrogates.priors import LEAST_ROWS, moments, prices
 from edgekd.values.budget import Limits
+from edgekd.values.measurement import Measurement
 from edgekd.values.model import Precision
 from edgekd.values.student import StudentSpec
 from edgekd.values.trial import History, Trial, Verdict
@@ -18,6 +25,10 @@ LEAST_TRIALS = 3
 _MOST_CORRECTION = 2.0
 _STRETCH = 1.05  # of the median, by the slow drift of a machine
 _PRIOR_SPREAD = 0.15  # relative error assumed where there are too few trials to tell
+_MIXES = (0.0, 0.5, 1.0)  # shares of the prices that other devices and runtimes support
+_INTERVAL = 0.9  # of measurements that a forecast's interval should hold
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +49,15 @@ class LatencyModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What will be held against the budget: the middle, and an interval that should hold nine in ten."""
+
+    low_ms: float
+    median_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """One latency model for each runtime and precision that was measured."""
 
@@ -52,33 +72,163 @@ class Predictor:
         model = self.models[runtime, precision]
         return self.correction * (_STRETCH * model.p50_ms(spec, channels, classes) + self.jitter_ms)
 
+    def forecast(
+        self, spec: StudentSpec, runtime: str, precision: Precision, *, channels: int, classes: int
+    ) -> Expected:
+        """Return what will be held against the budget, in ms, and how far off that may be.
 
-def predict(history: History, limits: dict[str, Limits], *, channels: int, classes: int) -> Predictor:
-    """Learn the device from every trial that was timed."""
+        Leave-one-out errors of few trials tell their own spread poorly, hence Student's t.
+        """
+        model = self.models[runtime, precision]
+        median_ms = self.expected_ms(spec, runtime, precision, channels=channels, classes=classes)
+        reach = float(student_t.ppf((1 + _INTERVAL) / 2, model.trials - 1))
+        off = exp(reach * model.spread * sqrt(1 + 1 / model.trials))
+        return Expected(low_ms=median_ms / off, median_ms=median_ms, high_ms=median_ms * off)
+
+
+def predict(
+    history: History,
+    limits: dict[str, Limits],
+    *,
+    channels: int,
+    classes: int,
+    stored: Sequence[Measurement] = (),
+) -> Predictor:
+    """Learn the device from every trial that was timed.
+
+    Each runtime and precision has a model of its own. What the others cost here, and what `stored` says of other
+    devices, is its prior, and counts as far as leave-one-out errors say that it helps.
+    """
     timed = [trial for trial in history.trials if trial.latency is not None]
-    groups: dict[tuple[str, Precision], list[Trial]] = {}
-    for trial in timed:
-        groups.setdefault((trial.proposal.runtime, trial.proposal.precision), []).append(trial)
+    groups = groups_of(history, channels=channels, classes=classes)
     models = {
-        key: _fitted(group, channels, classes) for key, group in groups.items() if len(group) >= LEAST_TRIALS
+        key: _fitted(group, shared_of(groups, key, stored))
+        for key, group in groups.items()
+        if len(group.p50_ms) >= LEAST_TRIALS
     }
     found = Predictor(models=models, jitter_ms=_jitter_ms(timed, limits))
     return replace(found, correction=_correction(found, timed, limits, channels, classes))
 
 
-def _fitted(trials: list[Trial], channels: int, classes: int) -> LatencyModel:
-    rows = np.array([costs(trial.proposal.spec, channels=channels, classes=classes) for trial in trials])
-    p50_ms = np.array([trial.latency.percentile(50) for trial in trials if trial.latency])
-    errors = []
-    for left_out in range(len(trials)):
-        kept = np.arange(len(trials)) != left_out
-        prices = _prices(rows[kept], p50_ms[kept])
-        errors.append(float(rows[left_out] @ prices / p50_ms[left_out] - 1))
-    spread = float(np.sqrt(np.mean(np.square(errors)))) if len(trials) > LEAST_TRIALS else _PRIOR_SPREAD
-    return LatencyModel(prices=tuple(_prices(rows, p50_ms)), spread=spread, trials=len(trials))
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What was measured on one device, runtime and precision."""
+
+    rows: Floats  # (k, costs)
+    p50_ms: Floats  # (k,)
 
 
-def _prices(rows: npt.NDArray[np.float64], p50_ms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def groups_of(history: History, *, channels: int, classes: int) -> dict[tuple[str, Precision], Timed]:
+    """Return what was timed, by runtime and precision."""
+    groups: dict[tuple[str, Precision], list[tuple[tuple[float, ...], float]]] = {}
+    for trial in history.trials:
+        if trial.latency is not None:
+            row = costs(trial.proposal.spec, channels=channels, classes=classes)
+            key = (trial.proposal.runtime, trial.proposal.precision)
+            groups.setdefault(key, []).append((row, trial.latency.percentile(50)))
+    return {
+        key: Timed(rows=np.array([row for row, _ in group]), p50_ms=np.array([p50_ms for _, p50_ms in group]))
+        for key, group in groups.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What others say of a runtime and precision, in latency per unit of work.
+
+    Students differ a hundredfold in latency and their relative errors do not, so that rows and latencies are divided
+    by the work of the student: a sum of its costs, each in units of what is typical.
+    """
+
+    unit: Floats  # (costs,)
+    prior: Prior | None  # None: nothing is known of others
+
+    def rows(self, rows: Floats) -> Floats:
+        """Return costs (n, f) per unit of work."""
+        return np.asarray(rows / (rows @ self.unit)[:, None])
+
+    def fit(self, timed: Timed) -> LatencySurrogate:
+        """Return what is known of the latency per unit of work."""
+        return fit(self.rows(timed.rows), timed.p50_ms / (timed.rows @ self.unit), self.prior)
+
+
+def shared_of(
+    groups: Mapping[tuple[str, Precision], Timed],
+    name: tuple[str, Precision],
+    stored: Sequence[Measurement],
+) -> Shared:
+    """Return what the other runtimes and precisions here, and other devices, say of one."""
+    others = [group for key, group in groups.items() if key != name] + _elsewhere(stored)
+    every = np.vstack([groups[name].rows, *(other.rows for other in others)])
+    typical = np.median(every, axis=0)
+    unit = np.divide(1.0, typical, out=np.zeros_like(typical), where=typical > 0) / len(typical)
+    return Shared(unit=unit, prior=_prior(others, unit))
+
+
+def _elsewhere(stored: Sequence[Measurement]) -> list[Timed]:
+    """Return stored measurements by device, runtime and precision."""
+    groups: dict[tuple[str, str, Precision], list[Measurement]] = {}
+    for one in stored:
+        groups.setdefault((one.device, one.runtime, one.precision), []).append(one)
+    return [
+        Timed(
+            rows=np.array([costs(one.spec, channels=one.channels, classes=one.classes) for one in group]),
+            p50_ms=np.array([one.p50_ms for one in group]),
+        )
+        for group in groups.values()
+    ]
+
+
+def _prior(others: Sequence[Timed], unit: Floats) -> Prior | None:
+    telling = [one for one in others if len(one.p50_ms) >= LEAST_ROWS]
+    if not telling:
+        return None
+    table = np.full((len(telling), sum(len(one.p50_ms) for one in telling)), np.nan)
+    start = 0
+    for at, one in enumerate(telling):
+        table[at, start : start + len(one.p50_ms)] = one.p50_ms / (one.rows @ unit)
+        start += len(one.p50_ms)
+    try:
+        rows = np.vstack([one.rows for one in telling])
+        return moments(prices(rows / (rows @ unit)[:, None], table, 1), 1)
+    except DataError:  # every one of them is constant: nothing to share
+        return None
+
+
+def _fitted(timed: Timed, shared: Shared) -> LatencyModel:
+    rows, p50_ms = timed.rows, timed.p50_ms
+    own = np.array(
+        [rows[at] @ _prices(np.delete(rows, at, 0), np.delete(p50_ms, at)) for at in range(len(rows))]
+    )
+    mixed, expected_ms = _prices(rows, p50_ms), own
+    if shared.prior is not None:
+        surrogate = shared.fit(timed)
+        left_out_ms = surrogate.left_out_ms() * (rows @ shared.unit)
+        start, slopes = surrogate.line()
+        line = start * shared.unit + slopes  # work is a sum of costs, so that this, too, is a price of each
+        share = min(_MIXES, key=lambda one: _error((1 - one) * own + one * left_out_ms, p50_ms))
+        mixed = (1 - share) * mixed + share * _none_negative(line, rows)
+        expected_ms = (1 - share) * own + share * left_out_ms
+    spread = _error(expected_ms, p50_ms) if len(rows) > LEAST_TRIALS else _PRIOR_SPREAD
+    return LatencyModel(prices=tuple(mixed.tolist()), spread=spread, trials=len(rows))
+
+
+def _none_negative(line: Floats, rows: Floats) -> Floats:
+    """Return the prices nearest to a line, in relative error around students (k, costs), none of them negative."""
+    if line.min() >= 0:
+        return line
+    middle = rows.mean(axis=0)
+    around = np.vstack([rows, *(middle + step for step in np.diag(rows.std(axis=0)))])
+    line_ms = around @ line
+    return _prices(around[line_ms > 0], line_ms[line_ms > 0])
+
+
+def _error(expected_ms: Floats, p50_ms: Floats) -> float:
+    """Return the relative root mean square error."""
+    return float(np.sqrt(np.mean(np.square(expected_ms / p50_ms - 1))))
+
+
+def _prices(rows: Floats, p50_ms: Floats) -> Floats:
     # Dividing by the latency makes least squares minimise relative errors: 10 us matter where 100 us are all.
     scale = rows.max(axis=0) + 1e-12
     prices, _ = nnls(rows / scale / p50_ms[:, None], np.ones(len(rows)))

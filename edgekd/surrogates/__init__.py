@@ -1,0 +1,1 @@
+"""What a student will cost and reach, learnt from few measurements: numbers in, numbers out."""
