@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import devices, fleet, gate, jobs, models, workshop
+from edgekd.cli import cache, devices, fleet, gate, jobs, models, workshop
 from edgekd.cli.options import unwrapped
 
 _LOOP = "The loop: a job in, a measured student out"
@@ -100,3 +100,4 @@ for _panel, _verb, _examples in (
     )(_verb)
 
 app.add_typer(devices.app, name="devices", rich_help_panel=_WORKSHOP)
+app.add_typer(cache.app, name="cache", rich_help_panel=_WORKSHOP)

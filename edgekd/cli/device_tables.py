@@ -102,7 +102,7 @@ def examined(found: BoardExamination) -> RenderableType:
             Text(word, style=style), one.name, Text(_said(one.value)), Text(_said(one.mend, most=600))
         )
     verdict = Text("USABLE", style="bold green") if found.usable else Text("NOT USABLE", style="bold red")
-    return Group(verdict, table)
+    return Group(verdict, table, *layout.sudoers(found.sudoers, f"on {found.device}"))
 
 
 def examined_json(found: BoardExamination) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _calibration(known: KnownCalibration) -> tuple[str, ...]:
     one = known.calibration
     return (
         one.device,
-        one.runtime,
+        one.runtime if one.threads == 1 else f"{one.runtime}, {one.threads} threads",
         one.reference,
         f"{one.p50_ms:.2f} ms",
         f"{one.noise:.2%}",

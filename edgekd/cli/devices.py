@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekd.cli.device_options import (
+    Destination,
+    Fingerprint,
+    Fitting,
+    Folder,
+    History,
+    Name,
+    NewName,
+    Python,
+    Reach,
+    SshConfig,
+    Yes,
+)
 from edgekd.cli.options import (
     AsJson,
     DeviceName,
@@ -16,6 +29,7 @@ from edgekd.cli.options import (
     Quiet,
     Runtimes,
     Threads,
+    Tune,
     Verbose,
     Wait,
     state_file,
@@ -77,66 +91,6 @@ _CALIBRATE = """\
   [cyan]edgekd devices calibrate[/cyan]
   [cyan]edgekd devices calibrate --target pi --runtime onnxruntime --pairs 60 --json[/cyan]
 """
-_THERE = "On the board"
-_TRUST = "Its host key"
-
-History = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="SQLite file that keeps calibrations; ~/.local/state/edgekd/history.sqlite unless given.",
-        show_default=False,
-    ),
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A device that was added.")]
-Reach = Annotated[bool, typer.Option("--reach", help="Ask each board whether it answers.")]
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="What to call it: a-z, 0-9 and -.")]
-Destination = Annotated[
-    str,
-    typer.Argument(
-        metavar="ssh://USER@HOST[:PORT]",
-        help="Or ssh://ALIAS, a host of ~/.ssh/config with its keys and jump hosts.",
-    ),
-]
-Python = Annotated[str, typer.Option(metavar="PROGRAM", help="Python 3.10 or newer.", rich_help_panel=_THERE)]
-Folder = Annotated[
-    str,
-    typer.Option(
-        metavar="DIR",
-        help="All that edgekd copies lies here; below the home folder unless absolute.",
-        rich_help_panel=_THERE,
-    ),
-]
-Fitting = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        metavar="NAME",
-        help="Hardware profile, by name or path; the one that fits unless given.",
-        show_default=False,
-        rich_help_panel=_THERE,
-    ),
-]
-Fingerprint = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SHA256:...",
-        help="Asks nothing and takes this key only: for CI. Another one is exit code 6.",
-        show_default=False,
-        rich_help_panel=_TRUST,
-    ),
-]
-Yes = Annotated[
-    bool,
-    typer.Option("--yes", help="Asks nothing and takes the key that it shows now.", rich_help_panel=_TRUST),
-]
-SshConfig = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Read by ssh instead of ~/.ssh/config.", exists=True, show_default=False
-    ),
-]
-
 app = typer.Typer(
     help=_HELP, rich_markup_mode="rich", pretty_exceptions_enable=False, invoke_without_command=True
 )
@@ -324,6 +278,7 @@ def calibrate(
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -334,7 +289,7 @@ def calibrate(
     """
     from edgekd.values.gate import GateRules
 
-    target = target_from_options(profile_name, runtime, threads, device, wait)
+    target = target_from_options(profile_name, runtime, threads, device, wait, tune=tune)
     kept_in = history or state_file()
     with progress(quiet=quiet, verbose=verbose):
         from edgekd.pipeline import fleet

@@ -12,9 +12,11 @@ from edgekd.cli.options import (
     AsJson,
     DeviceName,
     Inconclusive,
+    OnInconclusive,
     Out,
     ProfileName,
     Quiet,
+    Tune,
     Verbose,
     Wait,
     target_from_options,
@@ -45,13 +47,11 @@ def requalify(
     same_hardware: Annotated[
         bool, typer.Option("--same-hardware", help="Judge none that was measured on other hardware.")
     ] = False,
-    inconclusive: Annotated[
-        Inconclusive,
-        typer.Option(help="fail: exit 3. warn, pass: exit 0, with and without a warning."),
-    ] = Inconclusive.WARN,
+    inconclusive: OnInconclusive = Inconclusive.WARN,
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -63,7 +63,7 @@ def requalify(
     code 1: one breaks a limit, no longer runs or computes something else. 4: its runtime is missing. 5: other
     hardware. 6: a file is not what its manifest says.
     """
-    target = target_from_options(profile_name, None, None, device, wait)
+    target = target_from_options(profile_name, None, None, device, wait, tune=tune)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd.pipeline import fleet
 

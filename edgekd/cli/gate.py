@@ -14,6 +14,7 @@ from edgekd.cli.options import (
     DeviceName,
     Inconclusive,
     Mean,
+    OnInconclusive,
     ProfileName,
     Quiet,
     Record,
@@ -21,6 +22,7 @@ from edgekd.cli.options import (
     Shapes,
     Std,
     Threads,
+    Tune,
     Verbose,
     Wait,
     names_from,
@@ -184,12 +186,6 @@ HistoryFile = Annotated[
         rich_help_panel=_REPORT,
     ),
 ]
-OnInconclusive = Annotated[
-    Inconclusive,
-    typer.Option(
-        help="fail: exit 3. warn, pass: exit 0, with and without a warning.", rich_help_panel=_REPORT
-    ),
-]
 Annotate = Annotated[
     bool,
     typer.Option(
@@ -232,6 +228,7 @@ def check(
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     record: Record = "",
     history: HistoryFile = None,
     inconclusive: OnInconclusive = Inconclusive.FAIL,
@@ -262,7 +259,7 @@ def check(
         normalisation=normalisation_from(mean, std),
         command=this_command(),
     )  # fmt: skip
-    target = target_from_options(profile_name, runtime, threads, device, wait, record=record)
+    target = target_from_options(profile_name, runtime, threads, device, wait, record=record, tune=tune)
     found = _asked(question, target, out or _FOLDER, history, quiet=quiet, verbose=verbose)
     raise _answered(found, out or _FOLDER, inconclusive, as_json=as_json, annotate=annotate)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgekd.cli.losses_table import print_losses
 from edgekd.cli.options import (
     AsJson,
     DeviceName,
@@ -15,6 +16,7 @@ from edgekd.cli.options import (
     Overrides,
     Quiet,
     Record,
+    Tune,
     Verbose,
     Wait,
     overrides_with,
@@ -35,6 +37,7 @@ PLAN = """\
 DISTILL = """\
   [cyan]edgekd distill job.toml --out student[/cyan]
   [cyan]edgekd distill job.toml --student runs/job/bundle/manifest.json distillation.epochs=60[/cyan]
+  [cyan]edgekd distill --losses[/cyan]
 """
 REPORT = """\
   [cyan]edgekd report runs/digits[/cyan]
@@ -47,6 +50,7 @@ def run(
     *,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     record: Record = "",
     out: Out = None,
     as_json: AsJson = False,
@@ -60,7 +64,7 @@ def run(
     """
     from edgekd.stages.configure import configure
 
-    asked = configure(job, overrides_with(overrides, device, wait, record))
+    asked = configure(job, overrides_with(overrides, device, wait, record, tune))
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -82,6 +86,7 @@ def plan(
     *,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     record: Record = "",
     out: Out = None,
     as_json: AsJson = False,
@@ -95,7 +100,7 @@ def plan(
     """
     from edgekd.stages.configure import configure
 
-    asked = configure(job, overrides_with(overrides, device, wait, record))
+    asked = configure(job, overrides_with(overrides, device, wait, record, tune))
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -120,6 +125,15 @@ def distill(
             show_default=False,
         ),
     ] = None,
+    _losses: Annotated[
+        bool,
+        typer.Option(
+            "--losses",
+            callback=print_losses,
+            is_eager=True,
+            help="List the losses that a job can name, and end.",
+        ),
+    ] = False,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

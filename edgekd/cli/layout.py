@@ -8,6 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+_CONTINUED = "%s \\\n    "
+
 
 def pairs(rows: Iterable[tuple[str, str]]) -> Table:
     """Lay out names and what they stand for."""
@@ -17,6 +19,16 @@ def pairs(rows: Iterable[tuple[str, str]]) -> Table:
     for name, text in rows:
         grid.add_row(f"  {name}", Text(text))
     return grid
+
+
+def sudoers(lines: Iterable[str], where: str) -> list[Text]:
+    """Lay out the lines that let --tune run, to be copied: continued as sudoers has it, so that none is folded."""
+    told = [
+        Text(line.replace("NOPASSWD: ", _CONTINUED % "NOPASSWD:").replace(", ", _CONTINUED % ","))
+        for line in lines
+    ]
+    head = Text(f"for --tune, {where}: sudo visudo -f /etc/sudoers.d/edgekd, and add")
+    return [head, *told] if told else []
 
 
 def table(title: str, *columns: str) -> Table:

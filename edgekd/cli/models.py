@@ -19,6 +19,7 @@ from edgekd.cli.options import (
     Shapes,
     Std,
     Threads,
+    Tune,
     Verbose,
     Wait,
     choices_from,
@@ -37,6 +38,8 @@ PROFILE = """\
   [cyan]edgekd profile model.onnx --shape images=1x3x224x224 --runtime openvino[/cyan]
   [cyan]edgekd profile bundle/model.onnx --threads 2 --json[/cyan]
   [cyan]edgekd profile model.onnx --target pi[/cyan]          on a board of `edgekd devices`
+  [cyan]edgekd profile model.onnx --target orin --tune clocks --energy[/cyan]
+  [cyan]edgekd profile model.onnx --runtime onnxruntime --layers[/cyan]
   [cyan]edgekd profile runs/digits/bundle[/cyan]
 """
 EXPORT = """\
@@ -54,7 +57,7 @@ VERIFY = """\
   [cyan]edgekd verify runs/digits/bundle[/cyan]
 """
 
-_FORMATS = ("onnx", "openvino")
+_FORMATS = ("onnx", "openvino", "tensorrt")
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An .onnx file, or an OpenVINO .xml with its .bin.")
@@ -89,6 +92,19 @@ Inputs = Annotated[
 ]
 
 
+WithEnergy = Annotated[
+    bool,
+    typer.Option(
+        "--energy",
+        help="What an inference costs above the idle device, in passes of its own (half a minute each);"
+        " where the device has a meter.",
+    ),
+]
+WithLayers = Annotated[
+    bool, typer.Option("--layers", help="Which layers take the time, by the runtime's own profiler.")
+]
+
+
 def profile(
     model: Annotated[
         Path,
@@ -107,11 +123,14 @@ def profile(
             rich_help_panel="The target",
         ),
     ] = None,
+    energy: WithEnergy = False,
+    layers: WithLayers = False,
     runtime: Runtimes = None,
     threads: Threads = None,
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     record: Record = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -125,17 +144,19 @@ def profile(
     if threads is not None and model.is_dir():
         raise UsageError(f"{model} is measured as it ships", mend="leave --threads out")
     shapes, precisions = shapes_from(shape), precisions_from(precision)
-    target = target_from_options(profile_name, runtime, threads, device, wait, record=record)
+    target = target_from_options(profile_name, runtime, threads, device, wait, record=record, tune=tune)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
-        profiled = pipeline.profile(model, target, shapes=shapes, precisions=precisions)
-    from edgekd.cli import tables
+        profiled = pipeline.profile(
+            model, target, shapes=shapes, precisions=precisions, energy=energy, layers=layers
+        )
+    from edgekd.cli import profile_tables
 
     if as_json:
-        show_json(tables.profiled_json(profiled))
+        show_json(profile_tables.profiled_json(profiled))
     else:
-        show(profiled, tables.profiled, as_json=False)
+        show(profiled, profile_tables.profiled, as_json=False)
 
 
 def export(
@@ -160,6 +181,7 @@ def export(
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -172,7 +194,7 @@ def export(
     shapes, precisions = shapes_from(inputs, "--input"), precisions_from(precision)
     formats = choices_from(to, _FORMATS, "--to")
     normalisation = normalisation_from(mean, std)
-    target = target_from_options(profile_name, None, threads, device, wait)
+    target = target_from_options(profile_name, None, threads, device, wait, tune=tune)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 
@@ -210,6 +232,7 @@ def quantize(
     profile_name: ProfileName = None,
     device: DeviceName = None,
     wait: Wait = 0.0,
+    tune: Tune = "",
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -220,7 +243,7 @@ def quantize(
     DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
     """
     shapes, normalisation = shapes_from(shape), normalisation_from(mean, std)
-    target = target_from_options(profile_name, runtime, threads, device, wait)
+    target = target_from_options(profile_name, runtime, threads, device, wait, tune=tune)
     with progress(quiet=quiet, verbose=verbose):
         from edgekd import pipeline
 

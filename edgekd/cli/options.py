@@ -30,6 +30,12 @@ class Inconclusive(str, Enum):
     PASS = "pass"  # noqa: S105 - a verdict
 
 
+OnInconclusive = Annotated[
+    Inconclusive,
+    typer.Option(
+        help="fail: exit 3. warn, pass: exit 0, with and without a warning.", rich_help_panel="The answer"
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout.", rich_help_panel=_TALK)
 ]
@@ -78,7 +84,7 @@ Runtimes = Annotated[
     typer.Option(
         "--runtime",
         metavar="A,B",
-        help="onnxruntime, openvino; all of the profile's unless given.",
+        help="Such as onnxruntime, openvino or tensorrt; all of the profile's unless given.",
         show_default=False,
         rich_help_panel=_TARGET,
     ),
@@ -100,6 +106,18 @@ Wait = Annotated[
         metavar="SECONDS",
         min=0.0,
         help="For a board that somebody else measures on; at once unless given.",
+        show_default=False,
+        rich_help_panel=_TARGET,
+    ),
+]
+Tune = Annotated[
+    str,
+    typer.Option(
+        "--tune",
+        metavar="MODE",
+        help="Jetson: hold the clocks at their highest while it measures: `clocks`, or a power mode to set as well,"
+        " by name or number. Needs the sudo lines that `devices doctor` prints; put back afterwards, by a watchdog"
+        " there where the connection is lost.",
         show_default=False,
         rich_help_panel=_TARGET,
     ),
@@ -237,8 +255,9 @@ def target_from_options(
     wait_s: float = 0.0,
     *,
     record: str = "",
+    tune: str = "",
 ) -> Target:
-    """Read --profile, --runtime, --threads, --target, --wait and --record.
+    """Read --profile, --runtime, --threads, --target, --wait, --record and --tune.
 
     Raises:
         ConfigError: no such profile, or a runtime that it does not list.
@@ -256,14 +275,15 @@ def target_from_options(
         threads=threads,
         wait_s=wait_s,
         record=record,
+        tune=tune,
     )
     return target_from(section, Path())
 
 
 def overrides_with(
-    overrides: Sequence[str] | None, device: str | None, wait_s: float, record: str
+    overrides: Sequence[str] | None, device: str | None, wait_s: float, record: str, tune: str = ""
 ) -> list[str]:
-    """Let --target, --wait and --record stand for overrides of [target], which win over others.
+    """Let --target, --wait, --record and --tune stand for overrides of [target], which win over others.
 
     Raises:
         DeviceError: no device has this name.
@@ -275,6 +295,7 @@ def overrides_with(
         "target.device": device or "",
         "target.wait_s": f"{wait_s:g}" if wait_s else "",
         "target.record": record,
+        "target.tune": tune,
     }
     return [*(overrides or ()), *(f"{key}={text}" for key, text in asked.items() if text)]
 

@@ -15,7 +15,6 @@ from edgekd.stages.doctor import Examination, Grade
 from edgekd.stages.init import Initialised
 from edgekd.values.bundle import Accuracies, LatencySummary, VerifyReport
 from edgekd.values.codec import plain
-from edgekd.values.ledger import Ledger
 from edgekd.values.outcome import (
     Compiled,
     Distilled,
@@ -23,7 +22,6 @@ from edgekd.values.outcome import (
     ExportedFile,
     Outcome,
     Plan,
-    Profile,
     Profiled,
     Quantized,
 )
@@ -40,6 +38,7 @@ def outcome(found: Outcome) -> RenderableType:
         ("latency", _latency(found.latency_ms)),
         *((name, _latency(ms)) for name, ms in found.modes.items()),
         ("limit", _limits(found.budget, found.latency_ms)),
+        *([("energy", found.energy.words)] if found.energy else []),
         ("teacher", f"{_latency(found.teacher_latency_ms)}; {_times_faster(found)}"),
         ("accuracy", _accuracy(accuracy)),
         ("trials", ", ".join(f"{count} {verdict}" for verdict, count in found.trials.items())),
@@ -82,53 +81,6 @@ def plan(found: Plan) -> RenderableType:
     return Group(verdict, *mends, layout.pairs(rows), Text(), frontier)
 
 
-def profiled(found: Profile) -> RenderableType:
-    """Lay out the latency of a model on each runtime."""
-    table = layout.table(
-        "latency in ms, one inference",
-        "compiled",
-        "p50",
-        "p90",
-        "p99",
-        "p99 at most",
-        "mean",
-        "trust",
-        "open",
-        "memory",
-    )
-    for one in found.results:
-        if one.latency_ms is None:
-            continue
-        ms = one.latency_ms
-        table.add_row(
-            _compiled(one),
-            *(f"{value:.3f}" for value in (ms.p50, ms.p90, ms.p99)),
-            _bound(ms.p99_upper),
-            f"{ms.mean:.3f}",
-            ms.trust.verdict.value,
-            f"{one.open_ms:.0f} ms" if one.open_ms is not None else "",
-            f"{one.memory_mib:.0f} MiB" if one.memory_mib is not None else "",
-        )
-    measured = [(_compiled(one), one.latency_ms) for one in found.results if one.latency_ms is not None]
-    problems = [
-        Text(f"  {_compiled(one)} was not measured: {one.problem[:400]}", style="red")
-        for one in found.results
-        if one.problem
-    ]
-    ledgers = [_ledger(one.ledger) for one in found.results if one.ledger is not None]
-    return Group(table, *problems, *_trust(measured), *ledgers)
-
-
-def profiled_json(found: Profile) -> dict[str, Any]:
-    """Give the fastest result's fields beside the list of all."""
-    data: dict[str, Any] = plain(found)
-    measured = [one for one in data["results"] if one["latency_ms"] is not None]
-    first = min(measured, key=lambda one: float(one["latency_ms"]["p50"]), default=data["results"][0])
-    summary = first["latency_ms"] or {}
-    raised = {key: summary.get(key) for key in ("samples", "protocol", "trust", "conditions")}
-    return {**first, **raised, **data}
-
-
 def exported(found: Exported) -> RenderableType:
     """Lay out the files of an export."""
     table = layout.table(
@@ -144,7 +96,7 @@ def exported(found: Exported) -> RenderableType:
     for one in found.exports:
         table.add_row(
             ", ".join(one.files),
-            _compiled(one),
+            compiled_name(one),
             f"{one.size_bytes / 1e6:.2f}",
             f"{one.latency_ms.p50:.3f}",
             f"{one.latency_ms.p99:.3f}",
@@ -154,7 +106,10 @@ def exported(found: Exported) -> RenderableType:
     kind = "real" if found.calibration_sha256 else "random"
     checked = Text(f"  compared with the source on {kind} inputs", style="dim")
     return Group(
-        table, checked, *_problems(found), *_trust((_compiled(one), one.latency_ms) for one in found.exports)
+        table,
+        checked,
+        *_problems(found),
+        *trust((compiled_name(one), one.latency_ms) for one in found.exports),
     )
 
 
@@ -169,7 +124,7 @@ def quantized(found: Quantized) -> RenderableType:
         ("departs", f"{_error(found.max_error, found.scale)} from fp32"),
         ("labels changed", _changed(found.changed_labels, found.samples)),
     ]
-    return Group(layout.pairs(rows), *_problems(found), *_trust([("int8", own), ("fp32", parent)]))
+    return Group(layout.pairs(rows), *_problems(found), *trust([("int8", own), ("fp32", parent)]))
 
 
 def compiled(found: Compiled) -> RenderableType:
@@ -239,7 +194,8 @@ def examined(found: Examination) -> RenderableType:
             text = f"{state}: {health.problem}" if health.problem else state
             runtimes.add_row(Text("bad", style="red"), health.name, text, health.mend)
     versions = ", ".join(f"{name} {version or 'absent'}" for name, version in found.packages.items())
-    return Group(machine, runtimes, Text(f"\n{versions}", style="dim"))
+    lines = layout.sudoers(found.sudoers, "here")
+    return Group(machine, runtimes, *lines, Text(f"\n{versions}", style="dim"))
 
 
 def configured(found: Configured) -> RenderableType:
@@ -291,14 +247,6 @@ def _value(value: Any) -> str:
     return "-" if value in (None, []) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _ledger(found: Ledger) -> RenderableType:
-    """Lay out where the time of a request goes."""
-    table = layout.table("a request in ms, from an image to its label", *found.parts_ms, "timed as one")
-    table.add_row(*(f"{ms:.4f}" for ms in (*found.parts_ms.values(), found.whole_ms)))
-    text = f"  beside the model a request takes {found.beside_ms:.4f} ms; medians of {found.samples}"
-    return Group(Text(), table, Text(text, style="dim"))
-
-
 def _latency(ms: LatencySummary) -> str:
     bound = (
         "too few independent samples for a bound" if ms.p99_upper is None else f"at most {ms.p99_upper:.3f}"
@@ -344,7 +292,8 @@ def _problems(found: Exported | Quantized | Compiled) -> list[Text]:
     return [Text(f"  warning: {problem}", style="yellow") for problem in found.problems]
 
 
-def _compiled(one: Profiled | ExportedFile) -> str:
+def compiled_name(one: Profiled | ExportedFile) -> str:
+    """Name a file by its runtime and precision."""
     return f"{one.runtime}/{one.precision.value}"
 
 
@@ -352,11 +301,7 @@ def _milliseconds(limits: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {limit_ms:.3f} ms" for name, limit_ms in limits.items())
 
 
-def _bound(bound_ms: float | None) -> str:
-    return "unbounded" if bound_ms is None else f"{bound_ms:.3f}"
-
-
-def _trust(latencies: Iterable[tuple[str, LatencySummary]]) -> list[Text]:
+def trust(latencies: Iterable[tuple[str, LatencySummary]]) -> list[Text]:
     """Say of each file why its numbers are noisy."""
     return [
         Text(f"  noisy, {name}: {'; '.join(ms.trust.reasons)}", style="yellow")

@@ -6,6 +6,7 @@ Everything is imported late, so that a verb that needs no torch starts without i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ def profile(
     *,
     precisions: Sequence[Precision] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    energy: bool = False,
+    layers: bool = False,
 ) -> Profile:
     """Measure any model file on every runtime of the target that can read it, or a bundle as it ships.
 
@@ -80,18 +83,23 @@ def profile(
         target: the device and its runtimes; threads for a model file.
         precisions: of a model file's float layers; none: all float ones that the profile lists.
         shapes: of a model file's inputs with dynamic dimensions.
+        energy: measure what an inference costs as well.
+        layers: list what each runtime makes of the model as well, layer by layer.
 
     Raises:
-        EdgekdError: see `edgekd.errors`; `IntegrityError` where a bundle is not what its manifest says.
+        EdgekdError: see `edgekd.errors`; `DeviceError` where energy is asked for and the device has no meter,
+            `IntegrityError` where a bundle is not what its manifest says.
 
     """
-    if model.is_dir():
-        from edgekd.pipeline.profiling import profile_bundle
+    from edgekd.pipeline import profiling, single
 
-        return profile_bundle(model, target, precisions=precisions, shapes=shapes)
-    from edgekd.pipeline import single
-
-    return single.profile(model, target, precisions=precisions, shapes=shapes)
+    measure = profiling.profile_bundle if model.is_dir() else single.profile
+    found = measure(model, target, precisions=precisions, shapes=shapes, energy=energy)
+    if not layers:
+        return found
+    runtimes = dict.fromkeys(one.runtime for one in found.results if one.latency_ms is not None)
+    tables = tuple(profiling.layer_table(model, target, runtime=name, shapes=shapes) for name in runtimes)
+    return replace(found, layers=tables)
 
 
 def export(

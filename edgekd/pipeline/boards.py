@@ -17,7 +17,7 @@ from edgekd.errors import DeviceError, EdgekdError, IntegrityError, UsageError
 from edgekd.stages.configure import target_from
 from edgekd.stages.examine_board import BoardExamination, examine_board, shortcomings
 from edgekd.stages.suggest_profile import suggest_profile
-from edgekd.stages.write_profile import write_profile
+from edgekd.stages.write_profile import draft_profile, write_profile
 from edgekd.values.board import Board, Survey
 from edgekd.values.conditions import Conditions
 from edgekd.values.fleet import Added, Cleaned, Leased, Probed
@@ -99,9 +99,8 @@ def probe(name: str, *, config: Path, today: str, profile_file: Path | None = No
     _check_profile_file(profile_file)
     with ssh.SshDevice(board, _everything(board)) as device:
         reply = device.probe()
-        if profile_file is not None:
-            log.info("building a small network on %s in every precision", name)
-            write_profile(profile_file.parent, device, reply, name=profile_file.stem, today=today)
+    if profile_file is not None:
+        _write_profile(board, reply, profile_file, today)
     found = ssh.survey(board)
     now = _seen(board, found, reply.conditions, today)
     if profile_file is not None and not now.profile:
@@ -217,6 +216,16 @@ def _tried(board: Board) -> ProbeReply | EdgekdError:
         raise
     except EdgekdError as error:
         return error
+
+
+def _write_profile(board: Board, reply: ProbeReply, file: Path, today: str) -> None:
+    """Build within the limits that the profile will set, so that what it lists can be measured with it."""
+    draft = draft_profile(reply, name=file.stem)
+    target = Target(profile=draft, device=board.name, runtimes=tuple(draft.runtimes), threads=draft.threads)
+    log.info("building a small network on %s in every precision", board.name)
+    with ssh.SshDevice(board, target) as device:
+        write_profile(file.parent, device, draft, reply, today=today)
+    target_from(TargetSection(profile=str(file.absolute())), Path())
 
 
 def _everything(board: Board) -> Target:

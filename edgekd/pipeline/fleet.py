@@ -160,7 +160,7 @@ def _calibrated(
 ) -> Calibration:
     found = None
     for found in calibrating(device, runtime, threads=target.threads, pairs=pairs, rules=rules, today=today):
-        older = gates.calibration(found.fingerprint, runtime, found.decade)
+        older = gates.calibration(found.fingerprint, runtime, found.decade, found.threads)
         if found.pairs == pairs or older is None or older.decade != found.decade or older.date == today:
             gates.calibrate(found)
     assert found is not None  # noqa: S101 - there is one for the last pair at least

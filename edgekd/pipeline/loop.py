@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgekd.errors import BudgetError, BuildError
 from edgekd.pipeline.delivery import Accepted, deliver, refuse
+from edgekd.pipeline.drawing import fastest_build
 from edgekd.pipeline.measuring import (
     FULL,
     InModes,
@@ -23,10 +24,11 @@ from edgekd.pipeline.measuring import (
 )
 from edgekd.pipeline.trials import finish, time_untrained, try_briefly
 from edgekd.pipeline.workbench import Workbench, workbench
+from edgekd.stages.probe import next_probe
 from edgekd.stages.propose import probes, propose
-from edgekd.values.budget import Limits
+from edgekd.values.budget import RANKS, Limits
 from edgekd.values.conditions import TrustVerdict
-from edgekd.values.job import Job
+from edgekd.values.job import LEAST_PROBES, Job
 from edgekd.values.model import Precision
 from edgekd.values.outcome import Outcome
 from edgekd.values.student import StudentSpec
@@ -66,16 +68,35 @@ def close_the_loop(
 
 
 def learn_the_device(bench: Workbench) -> None:
-    """Time a handful of untrained students, small to large, at every precision that pays."""
+    """Time a handful of untrained students at every precision that pays.
+
+    The first run from small to large; each further one is the student that tells most of what is still unknown.
+    """
     combinations = bench.combinations()
-    known = bench.history().with_verdict(Verdict.MEASURED, Verdict.UNBUILDABLE)
-    timed = {trial.proposal.spec for trial in known}
-    specs = probes(bench.space, bench.job.search.probes, seed=bench.seed)
-    for at, spec in enumerate(specs):
-        if spec not in timed:
-            log.info("timing untrained student %d/%d: %s", at + 1, len(specs), spec)
-            # Two students show which precisions cannot win here; the others are spared them.
-            time_untrained(bench, spec, combinations if at < 2 else worthwhile(bench.history(), combinations))  # noqa: PLR2004
+    count = bench.job.search.probes
+    spread = probes(bench.space, max(LEAST_PROBES, count // 2), seed=bench.seed)[:count]
+    for at in range(count):
+        known = bench.history().with_verdict(Verdict.MEASURED, Verdict.UNBUILDABLE)
+        timed = {trial.proposal.spec for trial in known}
+        if len(timed) > at:
+            continue  # in an earlier call
+        spec = spread[at] if at < len(spread) else _most_telling(bench)
+        if spec is None or spec in timed:
+            continue
+        log.info("timing untrained student %d/%d: %s", at + 1, count, spec)
+        # Two students show which precisions cannot win here; the others are spared them.
+        time_untrained(bench, spec, combinations if at < 2 else worthwhile(bench.history(), combinations))  # noqa: PLR2004
+
+
+def _most_telling(bench: Workbench) -> StudentSpec | None:
+    absolute = [value for name in RANKS if (value := getattr(bench.job.budget.latency_ms, name)) is not None]
+    return next_probe(
+        bench.space,
+        bench.history(),
+        seed=bench.seed,
+        near_ms=min(absolute, default=None),
+        stored=bench.stored(),
+    )
 
 
 def worthwhile(
@@ -167,9 +188,16 @@ def accept(bench: Workbench) -> Accepted | None:
         for _ in range(_CHANCES):
             measured = list(zip(equals, _together(bench, equals)))
             best, judged = min(measured, key=lambda pair: _merit(pair[1]))
-            modes = InModes() if judged.breaches else judge_in_modes(bench, judged)
+            modes, builds = InModes(), None
+            if not judged.breaches:
+                # The build that ships is the one that is judged.
+                judged, builds = fastest_build(bench, judged)
+            if not judged.breaches:
+                modes = judge_in_modes(bench, judged)
             if not (breaches := judged.breaches or modes.breaches):
-                return Accepted(trial=best, judged=judged, modes=modes.latencies)
+                return Accepted(
+                    trial=best, judged=judged, modes=modes.latencies, energy=modes.energy, builds=builds
+                )
             latencies = [judged.latency, *modes.latencies.values()]
             if latencies[-1].trust.verdict is TrustVerdict.GOOD:
                 break  # a quiet machine says no: once is enough
@@ -262,7 +290,8 @@ def _refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetEr
         best = max(finished, key=_preference)
         mend = "allow more with budget.max_accuracy_drop, or train longer with distillation.epochs"
         if best.verdict is Verdict.TOO_SLOW:
-            mend = "give a higher limit in budget.latency_ms, or try more students with search.trials"
+            key = "energy_mj" if "energy" in best.why else "latency_ms"
+            mend = f"give a higher limit in budget.{key}, or try more students with search.trials"
         return BudgetError(what, cause=f"the closest was {best.proposal.name}: {best.why}", mend=mend)
     if diverged := history.with_verdict(Verdict.DIVERGED):
         mend = "lower distillation.learning_rate, or look for labels or images that are wrong"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgekd.backends import settled
 from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, BuildError, ModelError, UsageError
+from edgekd.pipeline.metering import energy_of, require_meter
 from edgekd.stages.gather import gather
 from edgekd.stages.match import FP32_RELATIVE_ERROR, match
 from edgekd.stages.subject import model_at
@@ -38,6 +39,8 @@ _LEAST_SAMPLES = 5  # a block
 RANDOM_INPUTS = "no real inputs were given: random ones show the speed and say little about the accuracy"
 _MOST_ELEMENTS = 1 << 31
 
+_WITHOUT_METER = "leave --energy out, or measure on a device that has one"
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -48,6 +51,7 @@ def profile(
     precisions: Sequence[Precision] = (),
     shapes: Shapes | None = None,
     protocol: Protocol | None = None,
+    energy: bool = False,
 ) -> Profile:
     """Measure a model file on every runtime of the target that can read it, taking turns.
 
@@ -57,8 +61,10 @@ def profile(
         precisions: of the float layers; none: all float ones that the profile lists, or int8 for an int8 model.
         shapes: of inputs with dynamic dimensions; unknown dimensions default to 1.
         protocol: how long and how often; None: 1,200 inferences each, fewer where that would take minutes.
+        energy: measure what an inference costs as well, each engine in passes of its own afterwards.
 
     Raises:
+        DeviceError: energy is asked for and the device has no meter that can be read.
         ModelError: the file is malformed or hostile, a shape does not fit it, or no runtime can build it.
         BackendMissing: none of the runtimes works on the device.
 
@@ -68,7 +74,11 @@ def profile(
         _check_precisions(model, precisions)
         check_shapes(signature, shapes or {})
         engines = _engines(model, target, device, precisions, shapes)
+        if energy:
+            check_meter(device, engines[0].runtime)
         results = measured(device, engines, protocol)
+        if energy:
+            results = with_energy(device, engines, results)
     return Profile(signature=signature, results=results)
 
 
@@ -185,11 +195,43 @@ def _affordable(device: Device, engines: Sequence[Engine]) -> Protocol:
 def place(out: Path, model: Model, stem: str) -> dict[str, str]:
     """Copy a model to `out`, whole or not at all; return its paths and digests, the one to load first."""
     weights = {} if model.weights is None else {out / f"{stem}.bin": model.weights}
+    folder = model.file.path.parent
+    # The model looks for external data under these very names.
+    weights |= {out / file.path.relative_to(folder): file for file in model.external}
     files = {out / f"{stem}{model.file.path.suffix}": model.file, **weights}
     for path, artifact in reversed(files.items()):  # the weights first: an .xml is never without them
         with replacing(path) as partial:
             shutil.copyfile(artifact.verified(), partial)
     return {str(path): artifact.sha256 for path, artifact in files.items()}
+
+
+def check_meter(device: Device, runtime: str) -> None:
+    """Make sure that a device can tell energy, before it is kept busy.
+
+    Raises:
+        DeviceError: it has no meter that can be read.
+
+    """
+    require_meter(device, runtime, asked="--energy asks for it", mend=_WITHOUT_METER)
+
+
+def with_energy(
+    device: Device, engines: Sequence[Engine], results: Sequence[Profiled]
+) -> tuple[Profiled, ...]:
+    """Measure the energy of an inference of each engine that has a latency.
+
+    Raises:
+        DeviceError: the device has no meter that can be read, or it stopped to answer.
+
+    """
+    return tuple(
+        result
+        if result.latency_ms is None
+        else replace(
+            result, energy=energy_of(device, engine, asked="--energy asks for it", mend=_WITHOUT_METER)
+        )
+        for engine, result in zip(engines, results)
+    )
 
 
 def made_bytes(files: Mapping[str, str]) -> int:

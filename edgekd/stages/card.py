@@ -29,6 +29,7 @@ def _opening(manifest: Manifest) -> str:
     accuracy, accepted = manifest.accuracy, manifest.accepted
     limits = ", ".join(f"{name} {limit:.3f} ms" for name, limit in manifest.limits_ms.items())
     modes = "".join(f"- Latency, {name}: {_bounded(one)}.\n" for name, one in accepted.modes.items())
+    energy = f"- Energy: {_safe(accepted.energy.words)}.\n" if accepted.energy else ""
     drop = (accuracy.teacher - accuracy.student) * 100
     return (
         f"# {_safe(manifest.name)}\n\n"
@@ -36,7 +37,7 @@ def _opening(manifest: Manifest) -> str:
         f"`{_code(str(manifest.spec))}`.\n\n"
         f"- Accepted file: `{accepted.files[0]}` on {accepted.name}, {_count(accepted.threads, 'thread')}.\n"
         f"- Latency: {_bounded(accepted.latency)}; limits: {limits}.\n"
-        f"{modes}"
+        f"{modes}{energy}"
         f"- {_safe(accuracy.metric)} on {accuracy.test_samples} test images: {accuracy.student:.4f} "
         f"({_points(drop)} the teacher's {accuracy.teacher:.4f})."
     )

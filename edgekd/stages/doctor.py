@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -14,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from edgekd.devices import Device
+from edgekd.devices.restoring import sudoers
 from edgekd.values.conditions import Conditions
 from edgekd.values.order import RuntimeHealth
 
@@ -49,6 +51,9 @@ class Examination:
     packages: dict[str, str]  # name -> version; empty where it is not installed
     runtimes: tuple[RuntimeHealth, ...]
     conditions: Conditions
+    sudoers: tuple[
+        str, ...
+    ] = ()  # lines that let --tune run here; none where it may, or nothing can be tuned
     schema_version: int = 1
 
     @property
@@ -76,10 +81,24 @@ def doctor(device: Device, folder: Path, *, root: Path = Path("/")) -> Examinati
         governor(reply.conditions),
         load(reply.conditions),
         _installed(packages),
+        *tuning(allowed=reply.may_tune),
     )
     return Examination(
-        findings=findings, packages=packages, runtimes=reply.runtimes, conditions=reply.conditions
+        findings=findings,
+        packages=packages,
+        runtimes=reply.runtimes,
+        conditions=reply.conditions,
+        sudoers=sudoers(getpass.getuser()) if reply.may_tune is False else (),
     )
+
+
+def tuning(*, allowed: bool | None) -> tuple[Finding, ...]:
+    """Say whether --tune may hold the clocks, where there are any to hold; that it may not spoils nothing."""
+    if allowed is None:
+        return ()
+    value = "sudo allows what it runs" if allowed else "sudo does not allow what it runs"
+    mend = "" if allowed else "if you want it, add the lines below there"
+    return (Finding(name="--tune", grade=Grade.GOOD, value=value, mend=mend),)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgekd.devices.restoring import sudoers
 from edgekd.errors import EdgekdError
-from edgekd.stages.doctor import Finding, Grade, governor, load
+from edgekd.stages.doctor import Finding, Grade, governor, load, tuning
 from edgekd.values.board import Board, Survey
 from edgekd.values.conditions import Conditions
 from edgekd.values.order import ProbeReply, RuntimeHealth
@@ -25,6 +26,9 @@ class BoardExamination:
     findings: tuple[Finding, ...]
     conditions: Conditions | None = None  # None where no worker ran
     runtimes: tuple[RuntimeHealth, ...] = ()
+    sudoers: tuple[
+        str, ...
+    ] = ()  # lines that let --tune run there; none where it may, or nothing can be tuned
     schema_version: int = 1
 
     @property
@@ -62,9 +66,17 @@ def examine_board(
     health = _runtimes(reply.runtimes, expected)
     return BoardExamination(
         device=board.name,
-        findings=(*ground, worker, *_state(reply.conditions), *_own_words(reply.board), *health),
+        findings=(
+            *ground,
+            worker,
+            *_state(reply.conditions),
+            *_own_words(reply.board),
+            *tuning(allowed=reply.may_tune),
+            *health,
+        ),
         conditions=reply.conditions,
         runtimes=reply.runtimes,
+        sudoers=sudoers(_user(board)) if reply.may_tune is False else (),
     )
 
 
@@ -155,6 +167,11 @@ def _heat(conditions: Conditions) -> Finding:
             name="throttling", grade=Grade.WARNING, value=f"{value}; {conditions.load.throttle}", mend=mend
         )
     return Finding(name="throttling", grade=Grade.GOOD, value=f"none seen; {value}")
+
+
+def _user(board: Board) -> str:
+    user, at, _ = board.destination.partition("@")
+    return user if at else "USER"  # an alias of the SSH configuration keeps it
 
 
 def _runtimes(found: Sequence[RuntimeHealth], expected: Sequence[str]) -> Iterator[Finding]:

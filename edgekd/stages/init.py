@@ -35,6 +35,7 @@ max_accuracy_drop = 0.01      # below the teacher's: 0.01 is one point
 # size_mb = 5.0               # of the model file
 # memory_mb = 50.0            # growth of a fresh process until its first answer
 # open_ms = 200.0             # from opening the file to that answer
+# energy_mj = 5.0             # of an inference above the idle device, where that has a meter
 # sustained_minutes = 10.0    # the latency limits hold after so long without a pause, too
 # period_ms = 33.0            # and with one inference in so long, asleep in between
 confidence = 0.95             # with which the measured percentile is below its limit

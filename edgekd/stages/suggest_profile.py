@@ -11,6 +11,8 @@ from edgekd.stages.configure import shipped
 # A word of the board's model -> its profile. The first that is found counts.
 _BOARDS = {
     "thor": "jetson-thor",
+    "jetson t5000": "jetson-thor",
+    "jetson t4000": "jetson-thor",
     "orin nano": "jetson-orin-nano",
     "orin nx": "jetson-orin-nx",
     "agx orin": "jetson-agx-orin",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgekd.devices import Device
+from edgekd.devices.hostkeys import printable
 from edgekd.errors import BuildError, DeviceError
 from edgekd.store import write_text
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.order import ProbeReply
+from edgekd.values.target import Profile
 from edgekd.worker.health import MODEL, WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -23,32 +26,64 @@ _SHARE = (
     0.5  # of the board's memory that a build may take: the rest is the system's, and on a Jetson the GPU's
 )
 _STEP_MIB = 64
+_BUILD_TIMEOUT_S = 600.0
 _OPSET = 17  # what TensorRT 10.3 reads
+_LONGEST = 200  # characters of what a board says of its processor
 
 
-def write_profile(folder: Path, device: Device, reply: ProbeReply, *, name: str, today: str) -> Path:
-    """Write `NAME.toml` in a folder: the runtimes that work there, and the precisions that they build.
-
-    Args:
-        folder: where it goes; the int8 network that was tried lies there meanwhile.
-        device: the board, connected.
-        reply: of its probe.
-        name: of the profile.
-        today: UTC, ISO 8601.
+def draft_profile(reply: ProbeReply, *, name: str) -> Profile:
+    """Return a board's profile before anything was built there: the runtimes that work, and the limits for a build.
 
     Raises:
         DeviceError: no runtime works there.
 
     """
-    working = [health for health in reply.runtimes if health.works]
+    working = [health.name for health in reply.runtimes if health.works]
     if not working:
         mends = " or ".join(health.mend for health in reply.runtimes if health.mend)
+        raise DeviceError("no runtime works on the board", cause="a profile names those that do", mend=mends)
+    held = reply.conditions.hardware
+    words = f"{held.processor}, {held.machine}, {held.cores} cores, {held.memory_mib} MiB"
+    return Profile(
+        name=name,
+        description=printable(words, _LONGEST),
+        runtimes=dict.fromkeys(working, (Precision.FP32,)),
+        memory_mib=max(_STEP_MIB, int(held.memory_mib * _SHARE) // _STEP_MIB * _STEP_MIB),
+        build_timeout_s=_BUILD_TIMEOUT_S,
+    )
+
+
+def write_profile(folder: Path, device: Device, draft: Profile, reply: ProbeReply, *, today: str) -> Path:
+    """Write `NAME.toml` in a folder: the runtimes that work there, and the precisions that they build.
+
+    Args:
+        folder: where it goes; the int8 network that was tried lies there meanwhile.
+        device: the board, connected with the draft as its profile: what is listed was built within its limits.
+        draft: of `draft_profile`.
+        reply: of the board's probe.
+        today: UTC, ISO 8601.
+
+    Raises:
+        DeviceError: no runtime there builds anything.
+
+    """
+    built = {name: tuple(_built(folder, device, name)) for name in draft.runtimes}
+    runtimes = {name: precisions for name, precisions in built.items() if precisions}
+    if not runtimes:
         raise DeviceError(
-            f"no runtime works on {device.name}", cause="a profile names those that do", mend=mends
+            f"no runtime builds a network on {device.name}",
+            cause=f"{', '.join(built)} were tried with {draft.memory_mib} MiB and {draft.build_timeout_s:g} s",
+            mend="see why with -v; free memory there, or write a profile by hand",
         )
-    runtimes = {health.name: tuple(_built(folder, device, health.name)) for health in working}
-    versions = ", ".join(f"{health.name} {health.version.partition('-')[0]}" for health in working)
-    return write_text(folder / f"{name}.toml", _text(name, reply, runtimes, versions, today))
+    versions = {health.name: health.version.partition("-")[0] for health in reply.runtimes}
+    told = ", ".join(f"{name} {versions[name]}" for name in runtimes)
+    profile = replace(
+        draft,
+        runtimes=runtimes,
+        traps=("The precisions were built, not weighed: whether one pays is measured with each network.",),
+        sources=(printable(f"edgekd devices probe on {today}: {told}", _LONGEST),),
+    )
+    return write_text(folder / f"{draft.name}.toml", _text(profile, reply.conditions.hardware.cores))
 
 
 def _built(folder: Path, device: Device, runtime: str) -> Iterator[Precision]:
@@ -103,25 +138,22 @@ def _quantised(folder: Path) -> Artifact:
     return Artifact.of(path)
 
 
-def _text(
-    name: str, reply: ProbeReply, runtimes: Mapping[str, tuple[Precision, ...]], versions: str, today: str
-) -> str:
-    hardware = reply.conditions.hardware
-    memory_mib = max(_STEP_MIB, int(hardware.memory_mib * _SHARE) // _STEP_MIB * _STEP_MIB)
-    source = f"edgekd devices probe on {today}: {versions}"
-    held = f"{hardware.processor}, {hardware.machine}, {hardware.cores} cores, {hardware.memory_mib} MiB"
+def _text(profile: Profile, cores: int) -> str:
     return "\n".join(
         [
-            f"name = {_quoted(name)}",
-            f"description = {_quoted(held)}",
-            f"threads = 1  # of {hardware.cores} cores; `edgekd profile --threads N` says whether more pay",
-            f"memory_mib = {memory_mib}  # half of the board's memory",
-            "build_timeout_s = 600.0",
-            'traps = ["The precisions were built, not weighed: whether one pays is measured with each network."]',
-            f"sources = [{_quoted(source)}]",
+            f"name = {_quoted(profile.name)}",
+            f"description = {_quoted(profile.description)}",
+            f"threads = {profile.threads}  # of {cores} cores; `edgekd profile --threads N` says whether more pay",
+            f"memory_mib = {profile.memory_mib}  # half of the board's memory",
+            f"build_timeout_s = {profile.build_timeout_s}",
+            f"traps = [{', '.join(map(_quoted, profile.traps))}]",
+            f"sources = [{', '.join(map(_quoted, profile.sources))}]",
             "",
             "[runtimes]",
-            *(f"{runtime} = {_quoted([p.value for p in built])}" for runtime, built in runtimes.items()),
+            *(
+                f"{runtime} = {_quoted([p.value for p in held])}"
+                for runtime, held in profile.runtimes.items()
+            ),
             "",
         ]
     )

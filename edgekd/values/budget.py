@@ -59,6 +59,7 @@ class Budget:
     size_mb: float | None = None  # of the compiled file, on disk
     memory_mb: float | None = None  # growth of a fresh process until its first answer
     open_ms: float | None = None  # start-up of a fresh process: reading, compiling and the first inference
+    energy_mj: float | None = None  # of an inference above the idle device; it needs a meter there
     sustained_minutes: float | None = None  # the latency limits hold after so long back to back, too
     period_ms: float | None = None  # they hold with one inference in so long and sleep in between, too
     confidence: float = 0.95  # of the upper bound that is held against a latency limit
@@ -75,7 +76,7 @@ class Budget:
                 cause=f"it is {self.max_accuracy_drop}",
                 mend="write a share, not percent: one point is 0.01",
             )
-        for name in ("size_mb", "memory_mb", "open_ms", "sustained_minutes", "period_ms"):
+        for name in ("size_mb", "memory_mb", "open_ms", "energy_mj", "sustained_minutes", "period_ms"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"[budget] {name} must be above 0", cause=f"it is {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from edgekd.errors import ConfigError
@@ -9,7 +10,10 @@ from edgekd.values.budget import Budget
 from edgekd.values.codec import did_you_mean
 
 TASKS = ("classification",)
+LEAST_PROBES = 3  # below it, no latency can be expected of a student that was not timed
+BALANCES = ("fixed", "uncertainty", "magnitude")  # how the weighted losses are summed
 _SPLITS = ("train", "test")
+_MODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .+-]{0,39}")  # a power mode, as nvpmodel names them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,7 @@ class TargetSection:
     device: str = "local"
     runtimes: tuple[str, ...] = ()  # none: all of the profile's
     threads: int | None = None  # None: the profile's
+    tune: str = ""  # of a Jetson while it measures: "clocks" are held, or a power mode set; empty: neither
     wait_s: float = 0.0  # for another's measurement on the device to end
     record: str = ""  # file that the session with the device is written into, for `cassette:FILE`
 
@@ -73,6 +78,9 @@ class TargetSection:
         holds = self.threads is None or self.threads >= 1
         _require("[target] threads must be at least 1", self.threads, holds=holds)
         _require("[target] wait_s must be at least 0", self.wait_s, holds=self.wait_s >= 0)
+        if self.tune and not _MODE.fullmatch(self.tune):
+            mend = 'write tune = "clocks", or the name or number of a power mode, such as "MAXN"'
+            raise ConfigError(f"[target] tune cannot be {self.tune[:60]!r}", mend=mend)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +89,75 @@ class SearchSection:
 
     trials: int = 8  # students distilled briefly
     finalists: int = 2  # of them distilled fully
-    probes: int = 8  # untrained students timed first, to learn the device
+    probes: int = 8  # untrained students timed first, to learn the device; at least 3
     families: tuple[str, ...] = ("residual", "inverted")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("trials", "finalists", "probes"):
+        for name in ("trials", "finalists"):
             value = getattr(self, name)
             _require(f"[search] {name} must be at least 1", value, holds=value >= 1)
+        if self.probes < LEAST_PROBES:
+            raise ConfigError(
+                f"[search] probes must be at least {LEAST_PROBES}",
+                cause=f"it is {self.probes}, and fewer timed students do not tell what another would take",
+                mend=f"write probes = {LEAST_PROBES}, or leave it out for 8",
+            )
         _require("[search] families must name at least one", self.families, holds=bool(self.families))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSection:
+    """How one loss is used; what is left out is as `edgekd.distillation.losses.catalogue()` lists it.
+
+    Below the taps and weights stand the settings of methods, under one name each wherever several share one; a
+    method refuses those that it does not have.
+    """
+
+    weight: float | None = None
+    student: (
+        str | tuple[str, ...]
+    ) = ()  # taps: "logits", "pooled" or names of modules; none: the method's own
+    teacher: str | tuple[str, ...] = ()
+    warm_up: float | None = None  # share of the training over which the weight rises from 0
+    confidence: float = 0.0  # learn only where the teacher gives the label at least this probability
+
+    temperature: float | None = None  # of softened probabilities
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    epsilon: float | None = None  # ofa: exponent of the target
+    power: int | None = None  # at, srd: exponent of the features, or of their difference
+    masked: float | None = None  # mgd: share of the channels that is hidden
+    distance: float | None = None  # rkd: weights of its two parts
+    angle: float | None = None
+    variance: float | None = None  # vid: at the start
+    tau: float | None = None  # infonce, crd: temperature of the contrast
+    width: int | None = None  # of what an adapter embeds in
+    negatives: int | None = None  # crd: samples that each is told apart from
+    momentum: float | None = None  # crd: of its bank
+
+    def __post_init__(self) -> None:
+        weight, warm_up = self.weight, self.warm_up
+        _require("the weight of a loss must be at least 0", weight, holds=weight is None or weight >= 0)
+        _require("warm_up of a loss must lie in [0, 1)", warm_up, holds=warm_up is None or 0 <= warm_up < 1)
+        _require("confidence of a loss must lie in [0, 1)", self.confidence, holds=0 <= self.confidence < 1)
+        for name in ("masked", "momentum"):
+            value = getattr(self, name)
+            _require(f"{name} of a loss must lie in [0, 1)", value, holds=value is None or 0 <= value < 1)
+        for name in ("temperature", "tau", "variance", "power", "width", "negatives"):
+            value = getattr(self, name)
+            _require(f"{name} of a loss must be above 0", value, holds=value is None or value > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSection:
     """How a student is trained."""
 
-    losses: dict[str, float] = field(default_factory=lambda: {"ce": 1.0, "dist": 1.0})  # name -> weight
-    temperature: float = 1.0
+    # name -> its weight, or a table of its settings
+    losses: dict[str, float | LossSection] = field(default_factory=lambda: {"ce": 1.0, "dist": 1.0})
+    temperature: float | None = None  # of every loss that has one and no own in its table; None: the method's
+    balance: str = "fixed"  # or "uncertainty" (learned), or "magnitude" (each divided by its running mean)
     epochs: int = 20
     short_epochs: int = 3
     views: int = 8  # augmented versions of each image the teacher labels once and all students share
@@ -116,15 +176,22 @@ class DistillationSection:
         for name in ("epochs", "short_epochs", "views", "batch"):
             value = getattr(self, name)
             _require(f"[distillation] {name} must be at least 1", value, holds=value >= 1)
+        if self.balance not in BALANCES:
+            raise ConfigError(
+                f"[distillation] balance cannot be {self.balance!r}",
+                mend=did_you_mean(self.balance, BALANCES),
+            )
         for name in ("temperature", "learning_rate", "clip"):
             value = getattr(self, name)
-            _require(f"[distillation] {name} must be above 0", value, holds=value > 0)
+            _require(f"[distillation] {name} must be above 0", value, holds=value is None or value > 0)
         for name in ("weight_decay", "mixup"):
             value = getattr(self, name)
             _require(f"[distillation] {name} must be at least 0", value, holds=value >= 0)
         _require("[distillation] ema must lie in [0, 1)", self.ema, holds=0 <= self.ema < 1)
-        weights = self.losses.values()
-        holds = any(weight > 0 for weight in weights) and all(weight >= 0 for weight in weights)
+        weights = [one.weight if isinstance(one, LossSection) else one for one in self.losses.values()]
+        holds = any(one is None or one > 0 for one in weights) and all(
+            one is None or one >= 0 for one in weights
+        )
         _require("[distillation] losses need weights of at least 0, one above it", self.losses, holds=holds)
 
 

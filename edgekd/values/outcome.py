@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekd.values.bundle import Accuracies, LatencySummary
+from edgekd.values.layer import LayerTable
 from edgekd.values.ledger import Ledger
 from edgekd.values.model import Precision, Signature
+from edgekd.values.power import Energy
 from edgekd.values.student import StudentSpec
 
 SCHEMA_VERSION = 1
@@ -38,6 +40,7 @@ class Outcome:
     train_seconds: float
     seconds: float
     modes: dict[str, LatencySummary] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
+    energy: Energy | None = None  # where the budget limits it
     schema_version: int = SCHEMA_VERSION
 
 
@@ -69,7 +72,7 @@ class Plan:
     reachable: bool
     limits_ms: dict[str, dict[str, float]]  # by runtime
     teacher_p99_ms: dict[str, float]
-    fastest_measured_ms: float  # what is held against the limit, of the fastest student timed
+    fastest_measured_ms: float  # what is likely to be held against the limit, of the fastest student timed
     frontier: tuple[Reach, ...]
     relaxations: tuple[Relaxation, ...]
     space_size: int
@@ -91,6 +94,7 @@ class Profiled:
     memory_mib: float | None
     problem: str = ""  # why there is no latency
     ledger: Ledger | None = None  # of a request, of a bundle
+    energy: Energy | None = None  # where it was asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ class Profile:
 
     signature: Signature
     results: tuple[Profiled, ...]
+    layers: tuple[LayerTable, ...] = ()  # of each runtime, where they were asked for
     schema_version: int = SCHEMA_VERSION
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from edgekd.__main__ import main
+from edgekd.cli.options import target_from_options
 from edgekd.devices import registry
 from edgekd.devices.link_command import forget_master
 from edgekd.pipeline import single
-from edgekd.stages.configure import configure
+from edgekd.stages.configure import configure, load_target
 from edgekd.values.board import Board
 from edgekd.values.latency import Protocol
 from tests.contracts import models
@@ -69,6 +70,13 @@ def adding(server: Sshd, tmp_path: Path, *more: str, name: str = "pi") -> tuple[
     )  # fmt: skip
 
 
+def _job(folder: Path, target: str) -> Path:
+    job = folder / "job.toml"
+    parts = ('[teacher]\nmodel = "a.onnx"', '[task]\nkind = "classification"\ndata = "digits"')
+    job.write_text("\n".join((*parts, "[budget]\nlatency_ms = { p99 = 1.0 }", f"[target]\n{target}")))
+    return job
+
+
 def test_two_commands_lead_from_a_board_to_a_latency_and_one_takes_everything_back(
     server: Sshd, tmp_path: Path, config: Path, edgekd: Run, monkeypatch: pytest.MonkeyPatch
 ):
@@ -117,8 +125,8 @@ def test_lock_keeps_a_board_until_it_is_released_and_clean_empties_it(
     assert list(registry.boards(config)) == ["pi"]
 
 
-def test_probe_writes_a_profile_and_the_doctor_finds_nothing_wrong(
-    server: Sshd, tmp_path: Path, config: Path, edgekd: Run
+def test_probe_writes_a_profile_that_the_board_is_measured_by_and_the_doctor_finds_nothing_wrong(
+    server: Sshd, tmp_path: Path, config: Path, edgekd: Run, monkeypatch: pytest.MonkeyPatch
 ):
     registry.remember(config, server.board("pi", folder=tmp_path / "edgekd"))
     (config / "known_hosts").write_text(server.known_line())
@@ -129,6 +137,15 @@ def test_probe_writes_a_profile_and_the_doctor_finds_nothing_wrong(
     board = registry.boards(config)["pi"]
     assert (board.profile, len(board.conditions)) == (str(file), 64)
     assert edgekd("devices", "probe", "pi")[1]["changed"] is False
+    held = configure(_job(tmp_path, f'device = "pi"\nprofile = "{file}"'), (), {}, None)
+    assert load_target(held.job, held.beside) == target_from_options(None, None, None, "pi")
+    monkeypatch.setattr(single, "PROFILING", Protocol(launches=1, blocks=2, samples=20, warmup_ms=0.1))
+    code, profiled, err = edgekd("profile", str(models.conv_net(tmp_path / "m.onnx")), "--target", "pi")
+    assert code == 0, err
+    listed = target_from_options(None, None, None, "pi").profile.runtimes
+    floats = {(name, one.value) for name, held in listed.items() for one in held if one.value != "int8"}
+    assert {(one["runtime"], one["precision"]) for one in profiled["results"]} == floats
+    assert all(one["latency_ms"]["p50"] > 0 for one in profiled["results"])
     assert edgekd("devices", "probe", "pi", "--write-profile", str(file))[0] == 2  # it exists
     code, examined, _ = edgekd("devices", "doctor", "pi")
     assert (code, examined["usable"]) == (0, True)
@@ -219,10 +236,7 @@ def test_a_device_brings_its_profile_along_unless_one_is_given_beside_it(
     lines: str, overrides: tuple[str, ...], expected: tuple[str, str], tmp_path: Path, config: Path
 ):
     registry.remember(config, Board(name="pi", destination="pi", profile="x86-cpu-vnni"))
-    job = tmp_path / "job.toml"
-    parts = ('[teacher]\nmodel = "a.onnx"', '[task]\nkind = "classification"\ndata = "digits"')
-    job.write_text("\n".join((*parts, "[budget]\nlatency_ms = { p99 = 1.0 }", f"[target]\n{lines}")))
-    found = configure(job, overrides, {}, None)
+    found = configure(_job(tmp_path, lines), overrides, {}, None)
     assert found.job.target.profile == expected[0]
     assert found.origins["target.profile"].startswith(expected[1])
 

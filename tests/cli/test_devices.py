@@ -46,6 +46,7 @@ CALIBRATION = Calibration(
     fingerprint="ab" * 32,
     device="local",
     runtime="openvino",
+    threads=1,
     reference="compute",
     decade=0,
     noise=0.0123,

@@ -13,7 +13,7 @@ VERBS = (
     "run", "plan", "distill", "report", "verify",
     "check", "requalify", "devices",
     "profile", "export", "quantize", "compile",
-    "init", "config", "doctor",
+    "init", "config", "doctor", "cache",
 )  # fmt: skip
 HEAVY = (
     "torch",

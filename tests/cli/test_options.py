@@ -14,7 +14,7 @@ from edgekd.cli.options import (
     target_from_options,
 )
 from edgekd.errors import ConfigError, DeviceError, UsageError
-from edgekd.stages.configure import configure, job_digest
+from edgekd.stages.configure import configure, job_digest, load_target
 from edgekd.values.model import Precision
 
 names = st.text(min_size=1, max_size=8)
@@ -68,6 +68,7 @@ def test_target_and_wait_stand_for_overrides_that_win_over_others() -> None:
         "target.wait_s=90",
         "target.record=s.jsonl",
     ]
+    assert overrides_with(None, None, 0.0, "", "25W") == ["target.tune=25W"]
     assert overrides_with(None, "cassette:a b.jsonl", 0.0, "") == ["target.device=cassette:a b.jsonl"]
 
 
@@ -79,6 +80,16 @@ def test_an_unknown_device_is_refused_before_anything_else_is_read(
         overrides_with(None, "far", 0.0, "")
     with pytest.raises(DeviceError, match="'far'"):
         target_from_options(None, None, None, "far")
+
+
+def test_how_a_board_is_tuned_is_part_of_the_target_and_of_what_a_result_is_of() -> None:
+    assert target_from_options(None, None, None, tune="clocks").tune == "clocks"
+    tuned, plain = (configure("digits", given, {}, None).job for given in (["target.tune=MAXN"], []))
+    assert load_target(tuned, Path()).tune == "MAXN"
+    assert job_digest(tuned) != job_digest(plain)
+    for wrong in ("-q", "$(reboot)", "a\nb", "x" * 41):
+        with pytest.raises(ConfigError, match="tune cannot be"):
+            target_from_options(None, None, None, tune=wrong)
 
 
 def test_how_long_to_wait_is_part_of_the_target_and_of_no_result() -> None:

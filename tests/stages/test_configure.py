@@ -52,7 +52,7 @@ def read(
 
 def test_the_strongest_layer_wins_and_is_named(job_file: Path, tmp_path: Path) -> None:
     user = tmp_path / "user.toml"
-    user.write_text("[search]\ntrials = 1\nfinalists = 1\nseed = 1\nprobes = 1\n", encoding="utf-8")
+    user.write_text("[search]\ntrials = 1\nfinalists = 1\nseed = 1\nprobes = 3\n", encoding="utf-8")
     environment = {"EDGEKD_SEARCH__SEED": "3", "EDGEKD_SEARCH__PROBES": "3", "HOME": "/"}
     found = read(job_file, "search.probes=4", environment=environment, user=user)
     search = found.job.search

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from edgekd.cli import tables
 from edgekd.stages import doctor as module
 from edgekd.stages.doctor import Examination, Finding, Grade, cpu_quota, doctor
 from edgekd.values.artifact import Artifact
@@ -136,3 +139,22 @@ def test_a_folder_to_be_made_is_examined_where_it_will_be(tmp_path: Path) -> Non
     machine = Machine(reply=ProbeReply(conditions=CONDITIONS, runtimes=(WORKS,)))
     found = doctor(machine, tmp_path / "a" / "b", root=tmp_path)
     assert str(tmp_path) in finding(found, "disk").value
+
+
+@pytest.mark.parametrize(("allowed", "lines"), [(True, 0), (False, 3), (None, 0)])
+def test_whether_the_clocks_may_be_held_is_told_where_there_are_any(
+    tmp_path: Path, *, allowed: bool | None, lines: int
+) -> None:
+    machine = Machine(reply=ProbeReply(conditions=CONDITIONS, runtimes=(WORKS,), may_tune=allowed))
+    found = doctor(machine, tmp_path, root=tmp_path)  # type: ignore[arg-type]
+    assert [one.grade for one in found.findings if one.name == "--tune"] == [Grade.GOOD] * (
+        allowed is not None
+    )
+    assert len(found.sudoers) == lines
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(tables.examined(found))
+    copied = re.sub(r" *\\ *\n *", " ", shown.get())  # as sudoers joins what is continued
+    for line in found.sudoers:
+        assert line in copied
+    assert ("visudo" in shown.get()) == (lines > 0)

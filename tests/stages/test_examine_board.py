@@ -75,6 +75,23 @@ def test_what_a_board_says_of_itself_is_told_and_what_slows_it_is_a_warning():
     assert [one.grade for one in told] == [Grade.GOOD, Grade.GOOD, Grade.WARNING, Grade.WARNING]
 
 
+@pytest.mark.parametrize(("allowed", "lines"), [(True, 0), (False, 3), (None, 0)])
+def test_whether_it_may_be_tuned_is_told_with_the_lines_that_are_missing_and_spoils_nothing(
+    *, allowed: bool | None, lines: int
+):
+    reply = ProbeReply(conditions=CONDITIONS, runtimes=(WORKS,), may_tune=allowed)
+    found = examine_board(BOARD, SURVEY, reply)
+    assert found.usable
+    assert len(found.sudoers) == lines
+    assert all(line.startswith("user ALL=(root) NOPASSWD: ") for line in found.sudoers)
+    told = [one for one in found.findings if one.name == "--tune"]
+    assert [(one.grade, bool(one.mend)) for one in told] == [(Grade.GOOD, not allowed)] * (
+        allowed is not None
+    )
+    aliased = examine_board(replace(BOARD, destination="orin"), SURVEY, reply)
+    assert all(line.startswith("USER ALL=(root)") for line in aliased.sudoers)
+
+
 def test_a_board_that_is_not_reached_has_that_as_its_only_finding():
     found = examine_board(BOARD, DeviceError("pi lets nobody in", cause="no key", mend="ssh-copy-id"), None)
     (one,) = found.findings

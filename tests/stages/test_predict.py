@@ -14,6 +14,7 @@ from edgekd.students import costs, sample, space_for
 from edgekd.timing.conditions import conditions
 from edgekd.values.budget import Limits
 from edgekd.values.conditions import Load, Trust, TrustVerdict
+from edgekd.values.job import LEAST_PROBES
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Precision
 from edgekd.values.student import StudentSpec
@@ -132,3 +133,12 @@ def test_proposals_that_took_less_than_expected_make_nobody_careless() -> None:
         replace(timed(s, 0.5 * device_ms(s)), verdict=Verdict.PROMISING) for s in probes(SPACE, 3, seed=3)
     ]
     assert predict(History(trials=(*probed.trials, *picks)), LIMITS, channels=3, classes=10).correction == 1.0
+
+
+def test_the_fewest_probes_that_a_job_may_ask_for_are_what_the_model_needs() -> None:
+    assert LEAST_PROBES == LEAST_TRIALS
+    specs = probes(SPACE, LEAST_PROBES, seed=0)
+    assert len(set(specs)) == LEAST_PROBES
+    for count, known in ((LEAST_PROBES, 1), (LEAST_PROBES - 1, 0)):
+        trials = tuple(timed(spec, device_ms(spec)) for spec in specs[:count])
+        assert len(predict(History(trials=trials), LIMITS, channels=3, classes=10).models) == known

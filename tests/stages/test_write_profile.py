@@ -8,7 +8,7 @@ import pytest
 from edgekd.devices.local import LocalDevice
 from edgekd.errors import BuildError, DeviceError
 from edgekd.stages.configure import target_from
-from edgekd.stages.write_profile import write_profile
+from edgekd.stages.write_profile import draft_profile, write_profile
 from edgekd.values.conditions import Conditions, Hardware, Load, Software
 from edgekd.values.job import TargetSection
 from edgekd.values.model import Engine, Precision, Signature
@@ -43,7 +43,8 @@ class Builder:
 
 
 def written(folder: Path, device: Builder, reply: ProbeReply = REPLY) -> Profile:
-    path = write_profile(folder, device, reply, name="my-board", today=TODAY)  # type: ignore[arg-type]
+    draft = draft_profile(reply, name="my-board")
+    path = write_profile(folder, device, draft, reply, today=TODAY)  # type: ignore[arg-type]
     return target_from(TargetSection(profile=str(path)), Path()).profile
 
 
@@ -52,7 +53,7 @@ def test_a_profile_names_what_was_built_and_can_be_read_as_one(tmp_path: Path):
     found = written(tmp_path, device)
     assert (found.name, found.runtimes) == ("my-board", {"onnxruntime": (Precision.FP32, Precision.INT8)})
     assert (found.threads, found.memory_mib) == (1, 3904)  # half of 7,900, in steps of 64
-    assert found.description.startswith('A "76"\x7f, aarch64, 4 cores')
+    assert found.description.startswith('A "76"\N{REPLACEMENT CHARACTER}, aarch64')
     (source,) = found.sources
     assert TODAY in source
     assert "onnxruntime 1.26.0" in source
@@ -75,6 +76,22 @@ def test_the_int8_network_is_one_that_real_runtimes_build(
     profile = Profile(name="x", description="", runtimes={runtime: (Precision.FP32,)})
     device = LocalDevice(Target(profile=profile, device="local", runtimes=(runtime,), threads=1))
     reply = ProbeReply(conditions=CONDITIONS, runtimes=(replace(WORKS, name=runtime),))
-    path = write_profile(tmp_path, device, reply, name="here", today=TODAY)
+    path = write_profile(tmp_path, device, draft_profile(reply, name="here"), reply, today=TODAY)
     found = target_from(TargetSection(profile=str(path)), Path()).profile
     assert {Precision.FP32, Precision.INT8} <= set(found.runtimes[runtime])
+
+
+def test_a_runtime_that_builds_nothing_within_the_limits_is_no_part_of_the_profile(tmp_path: Path):
+    class Picky(Builder):
+        def build(self, engine: Engine) -> OpenReply:
+            if engine.runtime == "openvino":
+                raise BuildError("out of memory")
+            return super().build(engine)
+
+    both = replace(REPLY, runtimes=(WORKS, replace(WORKS, name="openvino")))
+    assert written(tmp_path, Picky((Precision.FP32,)), both).runtimes == {"onnxruntime": (Precision.FP32,)}
+    (tmp_path / "my-board.toml").unlink()
+    with pytest.raises(DeviceError, match="no runtime builds a network on pi") as caught:
+        written(tmp_path, Picky(()), both)
+    assert "3904 MiB" in caught.value.cause
+    assert not list(tmp_path.iterdir())

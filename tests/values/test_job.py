@@ -35,6 +35,7 @@ def test_the_least_job_is_a_teacher_its_data_and_a_limit() -> None:
         ("target", "threads", 0),
         ("search", "trials", 0),
         ("search", "probes", 0),
+        ("search", "probes", 2),
         ("search", "families", []),
         ("distillation", "batch", 0),
         ("distillation", "temperature", 0.0),
