@@ -22,6 +22,10 @@ from edgekd.values.order import OpenReply, RuntimeHealth
 from edgekd.values.target import Profile
 
 RUNTIME = "trtexec"
+NO_LABELS = "it runs whole series on inputs of its own making, and shows no labels"
+_NOT_OURS = (
+    "the protocol is trtexec's and not edgekd's: inputs of its own making, and no turns between engines"
+)
 _FEW = 10  # inferences that show that an engine runs
 # The three-operator model of `doctor`: what it answers is not shown, so that only running it can be checked.
 _MODEL = Path(edgekd.__file__).with_name("worker") / "health.onnx"
@@ -72,7 +76,8 @@ def opened(engine: Engine, signature: Signature, profile: Profile) -> OpenReply:
 def timed(engine: Engine, protocol: Protocol, profile: Profile) -> Latency:
     """Time an engine: as many fresh processes as the protocol has launches, each one series of all its samples.
 
-    Times are those of CUDA's events, and stand for the CPU times, too, which are not known.
+    Times are those of CUDA's events, and stand for the CPU times, too, which are not known. They are never trusted
+    as what was timed by our own protocol is.
 
     Raises:
         BuildError: trtexec refuses the model, dies of it or takes too long.
@@ -100,6 +105,16 @@ def timed(engine: Engine, protocol: Protocol, profile: Profile) -> Latency:
     words = " ".join((found.version, *found.time_flags))
     seen = replace(seen, software=replace(seen.software, runtimes={**seen.software.runtimes, RUNTIME: words}))
     sizes = tuple(size for launch in found.launch_sizes for size in _even(launch, protocol.blocks))
+    judged = trust.judge(
+        found.samples_ms,
+        found.samples_ms,
+        (),
+        block_sizes=sizes,
+        launches=protocol.launches,
+        load=load,
+        cores=seen.hardware.cores,
+        threads=engine.threads,
+    )
     return Latency(
         samples_ms=found.samples_ms,
         cpu_ms=found.samples_ms,
@@ -107,16 +122,7 @@ def timed(engine: Engine, protocol: Protocol, profile: Profile) -> Latency:
         launches=(Launch(open_ms=found.build_s * 1e3, memory_mib=0.0),) * protocol.launches,
         protocol=protocol,
         conditions=seen,
-        trust=trust.judge(
-            found.samples_ms,
-            found.samples_ms,
-            (),
-            block_sizes=sizes,
-            launches=protocol.launches,
-            load=load,
-            cores=seen.hardware.cores,
-            threads=engine.threads,
-        ),
+        trust=trust.limited(judged, _NOT_OURS),
     )
 
 

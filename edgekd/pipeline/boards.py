@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgekd import backends
-from edgekd.devices import hostkeys, registry, ssh
+from edgekd.devices import by_trtexec, hostkeys, registry, ssh
 from edgekd.devices.hostkeys import HostKey, printable
 from edgekd.devices.link_command import forget_master
 from edgekd.errors import DeviceError, EdgekdError, IntegrityError, UsageError
@@ -98,7 +98,7 @@ def probe(name: str, *, config: Path, today: str, profile_file: Path | None = No
     board = registry.known_board(config, name)
     _check_profile_file(profile_file)
     with ssh.SshDevice(board, _everything(board)) as device:
-        reply = device.probe()
+        reply = _told(device.probe())
     if profile_file is not None:
         _write_profile(board, reply, profile_file, today)
     found = ssh.survey(board)
@@ -211,7 +211,7 @@ def _tried(board: Board) -> ProbeReply | EdgekdError:
     log.info("running a model on each runtime of %s", board.name)
     try:
         with ssh.SshDevice(board, _everything(board)) as device:
-            return device.probe()
+            return _told(device.probe())
     except IntegrityError:
         raise
     except EdgekdError as error:
@@ -230,10 +230,18 @@ def _write_profile(board: Board, reply: ProbeReply, file: Path, today: str) -> N
 
 def _everything(board: Board) -> Target:
     """Name every runtime that a board may have."""
-    runtimes = tuple(name for name in backends.NAMES if name != _REHEARSAL)
+    runtimes = (*(name for name in backends.NAMES if name != _REHEARSAL), by_trtexec.RUNTIME)
     held: dict[str, tuple[Precision, ...]] = dict.fromkeys(runtimes, (Precision.FP32,))
     profile = Profile(name=board.name, description="", runtimes=held)
     return Target(profile=profile, device=board.name, runtimes=runtimes, threads=1)
+
+
+def _told(reply: ProbeReply) -> ProbeReply:
+    """Name trtexec only where it stands in for TensorRT's Python module: it can do less."""
+    working = {health.name for health in reply.runtimes if health.works}
+    needed = by_trtexec.RUNTIME in working and "tensorrt" not in working
+    kept = (health for health in reply.runtimes if needed or health.name != by_trtexec.RUNTIME)
+    return replace(reply, runtimes=tuple(kept))
 
 
 def _seen(board: Board, found: Survey, conditions: Conditions | None, today: str) -> Board:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.backends import settled
+from edgekd.backends import TYPED, settled
 from edgekd.devices import Device, connect
 from edgekd.errors import BackendMissing, BuildError, ModelError, UsageError
 from edgekd.pipeline.metering import energy_of, require_meter
@@ -156,7 +156,7 @@ def inspected(device: Device, path: Path) -> tuple[Model, Signature]:
     """
     model = model_at(path)
     signature = device.inspect(model.file)
-    return replace(model, precision=Precision.INT8 if signature.quantized else Precision.FP32), signature
+    return replace(model, precision=signature.precision), signature
 
 
 def check_shapes(signature: Signature, shapes: Shapes) -> Signature:
@@ -288,8 +288,8 @@ def _engines(
 
 
 def _precisions(model: Model, target: Target, runtime: str) -> tuple[Precision, ...]:
-    if model.precision is Precision.INT8:
-        return (Precision.INT8,)
+    if model.precision is Precision.INT8 or runtime in TYPED:
+        return (model.precision,)
     return tuple(one for one in target.profile.runtimes[runtime] if one is not Precision.INT8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from edgekd.devices import Device, connect
+from edgekd.devices import Device, by_trtexec, connect
 from edgekd.distillation.fitting import try_losses
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
 from edgekd.errors import BackendMissing
@@ -32,6 +33,8 @@ from edgekd.values.order import ProbeReply
 from edgekd.values.student import Space
 from edgekd.values.target import Target
 from edgekd.values.trial import History, Trial
+
+logger = logging.getLogger(__name__)
 
 ENERGY_ASKED = "the budget limits energy_mj"
 ENERGY_MEND = "take energy_mj out of [budget], or measure on a device that has one"
@@ -166,9 +169,15 @@ def _check_meter(device: Device, probe: ProbeReply) -> None:
 
 
 def _working(device: Device, target: Target) -> ProbeReply:
-    probe = device.probe()
+    """Return what works there and answers with labels; what only times is left out of a search."""
+    found = device.probe()
+    timers = [health for health in found.runtimes if health.name == by_trtexec.RUNTIME and health.works]
+    probe = replace(found, runtimes=tuple(one for one in found.runtimes if one not in timers))
+    for health in timers:
+        logger.warning("%s is left out of the search: %s", health.name, by_trtexec.NO_LABELS)
     if not any(health.works for health in probe.runtimes):
-        problems = "; ".join(f"{health.name}: {health.problem}" for health in probe.runtimes)
+        told = [replace(health, problem=by_trtexec.NO_LABELS) for health in timers]
+        problems = "; ".join(f"{health.name}: {health.problem}" for health in (*probe.runtimes, *told))
         mends = " or ".join(health.mend for health in probe.runtimes if health.mend)
         raise BackendMissing(
             f"no runtime of {target.profile.name} works on {target.device}", cause=problems, mend=mends

@@ -22,7 +22,7 @@ from edgekd.values.codec import encode
 from edgekd.values.conditions import Conditions, TrustVerdict
 from edgekd.values.fleet import BundleVerdict, Change, HeldLimit, Requalified, Standing
 from edgekd.values.latency import Latency, Protocol
-from edgekd.values.model import Engine, Model, Precision
+from edgekd.values.model import Engine, Model
 
 __all__ = ["ACCEPTANCE", "changes_between", "held", "requalify"]
 
@@ -298,10 +298,8 @@ def _engine(entrant: _Entrant) -> Engine:
     file, *weights = (
         Artifact(path=entrant.folder / name, sha256=entrant.manifest.files[name]) for name in shipped.files
     )
-    # Q/DQ or FakeQuantize inside makes a file int8; bf16 and fp32 are one file, run differently.
-    inside = Precision.INT8 if shipped.precision is Precision.INT8 else Precision.FP32
     return Engine(
-        model=Model(file=file, weights=weights[0] if weights else None, precision=inside),
+        model=Model(file=file, weights=weights[0] if weights else None, precision=shipped.precision),
         runtime=shipped.runtime,
         precision=shipped.precision,
         threads=shipped.threads,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd import runner
+from edgekd.backends import TYPED
 from edgekd.devices import Device
 from edgekd.devices.external import external_files
 from edgekd.errors import BackendMissing, IntegrityError, ModelError, UsageError
@@ -115,11 +116,12 @@ def _listed(folder: Path, name: str, sha256: str) -> Artifact:
 def _file(device: Device, path: Path, runtime: str, target: Target) -> Engine:
     model = model_at(path)
     signature = device.inspect(model.file)
-    precision = Precision.INT8 if signature.quantized else Precision.FP32
+    chosen = runtime or _first_working(device, path, target)
+    fixed = signature.quantized or chosen in TYPED  # other runtimes run halves in full
     return Engine(
-        model=replace(model, precision=precision),
-        runtime=runtime or _first_working(device, path, target),
-        precision=precision,
+        model=replace(model, precision=signature.precision),
+        runtime=chosen,
+        precision=signature.precision if fixed else Precision.FP32,
         threads=target.threads,
     )
 

@@ -247,10 +247,8 @@ def _words(found: Parity, reference: str) -> str:
 
 def _engine(bundle: Bundle, deployment: Deployment) -> Engine:
     file, *weights = (_artifact(bundle, name) for name in deployment.files)
-    # Q/DQ or FakeQuantize inside makes a file int8; bf16 and fp32 are one file, run differently.
-    inside = Precision.INT8 if deployment.precision is Precision.INT8 else Precision.FP32
     return Engine(
-        model=Model(file=file, weights=weights[0] if weights else None, precision=inside),
+        model=Model(file=file, weights=weights[0] if weights else None, precision=deployment.precision),
         runtime=deployment.runtime,
         precision=deployment.precision,
         threads=deployment.threads,

@@ -58,6 +58,11 @@ def judge(
     return Trust(verdict=TrustVerdict.NOISY if reasons else TrustVerdict.GOOD, reasons=reasons)
 
 
+def limited(trust: Trust, reason: str) -> Trust:
+    """Return a verdict that is noisy at best, for this reason before all others."""
+    return Trust(verdict=TrustVerdict.NOISY, reasons=(reason, *trust.reasons))
+
+
 def _spread(cpu_ms: Sequence[float]) -> tuple[str, ...]:
     if len(cpu_ms) < 4:  # noqa: PLR2004 - quartiles need four
         return ("fewer than 4 samples",)

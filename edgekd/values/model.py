@@ -33,6 +33,12 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quantized: bool = False  # an inspected file carries int8 inside: Q/DQ, integer operators or FakeQuantize
+    floats: Precision = Precision.FP32  # most of an inspected file's weighted operators are of this type
+
+    @property
+    def precision(self) -> Precision:
+        """What an inspected file was made for."""
+        return Precision.INT8 if self.quantized else self.floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ of stride 2^40, which passes onnx.checker). The process boundary contains that; 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from xml.parsers import expat
 
 from edgekd.errors import IntegrityError, ModelError
-from edgekd.values.model import Signature, TensorSpec
+from edgekd.values.model import Precision, Signature, TensorSpec
 from edgekd.worker.outline import DTYPES, Node, Outline, Value, outline
 
 _MOST_BYTES = 2 << 30
@@ -46,6 +47,16 @@ _NEEDS_ONE = {
 _QUANTIZED = {
     "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear",
 }  # fmt: skip
+_WEIGHTED = {
+    "Conv",
+    "ConvTranspose",
+    "GRU",
+    "Gemm",
+    "LSTM",
+    "MatMul",
+    "RNN",
+}  # weights are their second input
+_FLOATS = {1: Precision.FP32, 10: Precision.FP16, 16: Precision.BF16}  # onnx.TensorProto's numbers
 
 
 def check(path: Path, external: Sequence[Path] | None = None) -> None:
@@ -91,6 +102,7 @@ def onnx_signature(path: Path) -> Signature:
         inputs=inputs,
         outputs=tuple(_spec(path, value) for value in found.outputs),
         quantized=any(node.operator in _QUANTIZED for node in found.nodes),
+        floats=_floats(found),
     )
 
 
@@ -103,6 +115,20 @@ def external_names(path: Path) -> tuple[str, ...]:
 
     """
     return _locations(path, outline(path)) if path.suffix == ".onnx" else ()
+
+
+def _floats(found: Outline) -> Precision:
+    """Return the type that most weighted operators compute in; a mixed graph keeps a few layers in fp32."""
+    kinds = {value.name: value.element_type for value in found.inputs}
+    kinds |= {tensor.name: tensor.element_type for tensor in found.tensors}
+    counts: Counter[Precision] = Counter()
+    for node in found.nodes:  # in the order in which they run
+        of = [kinds[name] for name in reversed(node.names) if name and name in kinds]
+        if node.operator in _WEIGHTED and of and of[0] in _FLOATS:
+            counts[_FLOATS[of[0]]] += 1
+        to = node.integers.get("to", ()) if node.operator == "Cast" else ()
+        kinds[node.output] = to[0] if to else node.element_type or (of[-1] if of else 0)
+    return counts.most_common(1)[0][0] if counts else Precision.FP32
 
 
 def _check_outline(path: Path, found: Outline) -> None:

@@ -38,12 +38,15 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """An operator: its name, how many inputs are connected, and its integer attributes."""
+    """An operator: its name, how many inputs are connected, its integer attributes, and what it is wired to."""
 
     operator: str
     domain: str
     inputs: int
     integers: dict[str, tuple[int, ...]]
+    names: tuple[str, ...] = ()  # of the first two inputs
+    output: str = ""  # the first
+    element_type: int = 0  # of the tensor that a Constant holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Tensor:
     name: str
     dims: tuple[int, ...]
     location: str | None  # of external data
+    element_type: int = 0  # onnx.TensorProto's number
 
 
 @dataclass(kw_only=True)
@@ -140,11 +144,16 @@ class _Walk:
                 self._value(*span, kept=None, depth=1)
 
     def _node(self, start: int, end: int, depth: int) -> None:
-        operator, domain, inputs = "", "", 0
+        operator, domain, output, inputs = "", "", "", 0
+        names: list[str] = []
         integers: dict[str, tuple[int, ...]] = {}
+        stored = len(self.found.tensors)
         for number, span in self._spans(start, end):
             if number == 1:
                 inputs += span[1] > span[0]  # an empty name is an input left out
+                names += [self._text(span)] if len(names) < 2 else []  # noqa: PLR2004 - data and weights
+            elif number == 2:  # noqa: PLR2004 - output
+                output = output or self._text(span)
             elif number == 4:  # noqa: PLR2004 - op_type
                 operator = self._text(span)
             elif number == 7:  # noqa: PLR2004 - domain
@@ -154,7 +163,18 @@ class _Walk:
                 integers[name] = integers.get(name, ()) + values
         if len(self.found.nodes) >= _MOST_NODES:
             raise _MalformedError(f"it has more than {_MOST_NODES} nodes")
-        self.found.nodes.append(Node(operator=operator, domain=domain, inputs=inputs, integers=integers))
+        held = self.found.tensors[stored:]
+        self.found.nodes.append(
+            Node(
+                operator=operator,
+                domain=domain,
+                inputs=inputs,
+                integers=integers,
+                names=tuple(names),
+                output=output,
+                element_type=held[0].element_type if held else 0,
+            )
+        )
 
     def _attribute(self, start: int, end: int, depth: int) -> tuple[str, tuple[int, ...]]:
         name, integers = "", []
@@ -181,18 +201,18 @@ class _Walk:
                 self._tensor(*value, constant=constant)
 
     def _tensor(self, start: int, end: int, *, constant: bool) -> None:
-        name, dims, location = "", [], None
+        name, dims, location, element_type = "", [], None, 0
         for number, value in self._fields_of(start, end):
             if number == 1:
                 dims.extend(self._integers(value))
             elif isinstance(value, int):
-                continue
+                element_type = value if number == 2 else element_type  # noqa: PLR2004 - data_type
             elif number == 8:  # noqa: PLR2004 - name
                 name = self._text(value)
             elif number == 13:  # noqa: PLR2004 - external_data
                 found = self._location(*value)
                 location = location if found is None else found
-        self._store(Tensor(name=name, dims=tuple(dims), location=location))
+        self._store(Tensor(name=name, dims=tuple(dims), location=location, element_type=element_type))
         if constant:
             self.found.constants.add(name)
 

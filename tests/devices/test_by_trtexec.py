@@ -18,6 +18,7 @@ from edgekd.devices.local import LocalDevice
 from edgekd.devices.ssh import SshDevice
 from edgekd.errors import BuildError, IntegrityError, ModelError, UsageError
 from edgekd.values.artifact import Artifact
+from edgekd.values.conditions import TrustVerdict
 from edgekd.values.model import Engine
 from tests.backends.test_trtexec import calls, install
 from tests.contracts import models
@@ -98,6 +99,12 @@ def test_a_number_names_the_version_and_the_flags_that_it_was_taken_with(
     (new,) = device.time([engine], SHORT)
     assert old.conditions.software.runtimes["trtexec"].startswith("10.3.0 --exposeDMA --useSpinWait ")
     assert old.conditions.fingerprint != new.conditions.fingerprint
+
+
+def test_a_number_by_another_protocol_than_ours_is_noisy_at_best(device: LocalDevice, engine: Engine):
+    (found,) = device.time([engine], SHORT)
+    assert found.trust.verdict is TrustVerdict.NOISY
+    assert found.trust.reasons[0].startswith("the protocol is trtexec's and not edgekd's")
 
 
 def test_what_it_took_of_the_processor_is_no_neighbours():

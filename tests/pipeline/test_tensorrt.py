@@ -150,3 +150,33 @@ def test_a_model_is_quantised_for_tensorrt_and_measured_beside_its_parent(
     assert path.name == "m.tensorrt.int8.onnx"
     assert kernels(path) == {onnx.TensorProto.INT8}
     assert 0 < made.max_error < 0.05 * made.scale
+
+
+def half(path: Path) -> Path:
+    """Cast a model to fp16, with fp32 inputs and outputs."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
+    OnnxModel.graph_topological_sort(model.graph, is_deterministic=True)  # the converter puts its casts last
+    onnx.save(model, str(path))
+    return path
+
+
+def test_an_fp16_file_is_measured_as_fp16_where_the_graph_says_what_is_computed(
+    faked: Callable[[], int], source: Path
+):
+    profile = Profile(
+        name="fake", description="", runtimes={"tensorrt": tuple(TYPES), "onnxruntime": (Precision.FP32,)}
+    )
+    both = dataclasses.replace(target(), profile=profile, runtimes=("tensorrt", "onnxruntime"))
+    results = single.profile(half(source), both, protocol=single.PROFILING).results
+    # ONNX Runtime puts casts around what its processor has no halves for, and is asked for fp32 here.
+    assert [(one.runtime, one.precision, one.problem) for one in results] == [
+        ("tensorrt", Precision.FP16, ""), ("onnxruntime", Precision.FP32, ""),
+    ]  # fmt: skip
+
+
+def test_an_fp32_file_is_measured_on_tensorrt_as_nothing_else(faked: Callable[[], int], source: Path):
+    results = single.profile(source, target(), protocol=single.PROFILING).results
+    assert [(one.precision, one.problem) for one in results] == [(Precision.FP32, "")]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd.timing.trust import judge
+from edgekd.timing.trust import judge, limited
 from edgekd.values.conditions import Load, Trust, TrustVerdict
 
 QUIET = Load(load_average=0.1, others_percent=1.0, steal_percent=0.0, involuntary_switches=0)
@@ -46,6 +46,13 @@ def verdict(
 
 def test_steady_times_on_a_quiet_machine_are_good():
     assert verdict(times()) == Trust(verdict=TrustVerdict.GOOD)
+
+
+def test_what_is_limited_is_noisy_for_that_reason_and_keeps_its_own():
+    found = limited(verdict(times(sigma=0.2)), "taken by another program")
+    assert found.reasons[0] == "taken by another program"
+    assert "CPU times vary by" in found.reasons[1]
+    assert limited(verdict(times()), "taken by another program").verdict is TrustVerdict.NOISY
 
 
 def test_a_few_late_samples_do_not_make_a_measurement_noisy():

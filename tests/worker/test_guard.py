@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from edgekd.errors import IntegrityError, ModelError
+from edgekd.values.model import Precision
 from edgekd.worker import guard
 from tests.contracts import models
 from tests.contracts.backend import real_models
@@ -226,3 +227,48 @@ def test_an_input_that_is_no_tensor_is_a_model_error(tmp_path: Path):
     onnx.save(model, str(path))
     with pytest.raises(ModelError, match="frames"):
         guard.onnx_signature(path)
+
+
+def half_net(path: Path, kept: Sequence[str] = ()) -> Path:
+    """Cast a conv_net to fp16, all but some of its nodes, with fp32 inputs and outputs."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load(str(models.conv_net(path)))
+    for at, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}{at}"
+    onnx.save(convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept)), str(path))
+    return path
+
+
+def with_weights_from(path: Path, operator: str) -> Path:
+    """Give a conv_net fp16 weights that a Cast turns to fp32, or fp16 Constants in place of its initialisers."""
+    model = onnx.load(str(models.conv_net(path)))
+    graph = model.graph
+    for tensor in [*graph.initializer]:
+        halved = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), "")
+        made = f"{tensor.name}_half"
+        graph.node.insert(0, helper.make_node("Constant", [], [made], value=halved))
+        to = TensorProto.FLOAT if operator == "Cast" else TensorProto.FLOAT16
+        graph.node.insert(1, helper.make_node("Cast", [made], [tensor.name], to=to))
+        graph.initializer.remove(tensor)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (models.conv_net, Precision.FP32),
+        (half_net, Precision.FP16),
+        (lambda path: half_net(path, ["Gemm6"]), Precision.FP16),
+        (lambda path: half_net(path, ["Conv0", "Conv2"]), Precision.FP32),
+        (lambda path: with_weights_from(path, "Cast"), Precision.FP32),
+        (lambda path: with_weights_from(path, "Constant"), Precision.FP16),
+        (models.quantized_net, Precision.INT8),
+    ],
+    ids=["fp32", "fp16", "mostly fp16", "mostly fp32", "stored in fp16", "fp16 constants", "int8"],
+)
+def test_a_graph_is_what_most_of_its_weighted_operators_compute_in(
+    tmp_path: Path, make: models.Make, expected: Precision
+):
+    assert guard.onnx_signature(make(tmp_path / "m.onnx")).precision is expected

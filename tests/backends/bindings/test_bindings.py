@@ -7,8 +7,10 @@ each class, member and signature exists as it is used. It cannot pass by reading
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from enum import EnumMeta
@@ -56,7 +58,7 @@ USED = {
     "LayerInformationFormat": "JSON",
     "MemoryPoolType": "TACTIC_DRAM WORKSPACE",
     "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-    "OnnxParser": "get_error num_errors parse_from_file",
+    "OnnxParser": "get_error num_errors parse parse_from_file",
     "ParserError": "desc node_name node_operator",
     "ProfilingVerbosity": "DETAILED",
     "Runtime": "DLA_core deserialize_cuda_engine",
@@ -68,8 +70,20 @@ OURS = {
     "tensorrt.py": "FP16 INT8 file name precision read value write",  # of Precision, Artifact, Engine, Store
     "trt_build.py": "append file name shape",  # of deque, Artifact, Path, TensorSpec
     "trt_session.py": "append device_memory dtype itemsize name shape",  # of list, Cuda, arrays, TensorSpec
+    "runner.py": "append nbytes shape",  # of list, arrays
 }
+RUNNER = BACKENDS.parent / "runner.py"  # of a bundle: it is handed the module as `trt`
+
+
+def handed(source: str) -> str:
+    """Return the functions of a file that are handed TensorRT's module, under the name `trt`."""
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    taking = [node for node in functions if any(one.arg == "trt" for one in node.args.args)]
+    return "\n\n".join(ast.get_source_segment(source, node) or "" for node in taking)
+
+
 SOURCES = {name: (BACKENDS / name).read_text(encoding="utf-8") for name in FILES}
+SOURCES["runner.py"] = handed(RUNNER.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session", params=tuple(wheels.VERSIONS))
@@ -142,6 +156,13 @@ def test_nearly_every_call_is_held_against_a_signature(bindings: dict[str, Any])
     assert all(kinds[kind] >= count for kind, count in least.items()), kinds
 
 
+def test_the_runner_reaches_tensorrt_only_where_it_is_read():
+    """Hold the runner to one way: the module is a parameter called `trt` of functions that are read here."""
+    text = RUNNER.read_text(encoding="utf-8")
+    assert SOURCES["runner.py"].count("trt.") == text.count("trt.") > 12
+    assert text.count("trt: Any") == len(re.findall(r"\btrt: Any", SOURCES["runner.py"]))
+
+
 def test_only_these_files_import_tensorrt():
     assert [path.relative_to(BACKENDS).as_posix() for path in uses.importers(BACKENDS.parent)] == list(FILES)
 
@@ -156,6 +177,11 @@ def test_no_name_of_ours_is_excused_without_need(bindings: dict[str, Any]):
 
 # Each is a change to a copy of the source, and what must be said of it; after the colon, in which versions.
 MUTATIONS = [
+    ("runner.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)",
+     "BuilderFlag has no FP16", "11"),
+    ("runner.py", "engine.num_io_tensors", "engine.num_bindings", "ICudaEngine has no num_bindings", "10 11"),
+    ("runner.py", "context.execute_async_v3(cuda.stream)", "context.execute_async_v3()",
+     "needs 'stream_handle'", "10 11"),
     ("trt_build.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)",
      "BuilderFlag has no FP16", "11"),
     ("trt_build.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.INT8)",
