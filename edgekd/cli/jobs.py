@@ -162,6 +162,14 @@ def distill(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.", exists=True)],
     *,
+    study: Annotated[
+        str,
+        typer.Option(
+            metavar="STORAGE",
+            help="Also write the trials as a study in Optuna's storage, such as sqlite:///study.db.",
+            show_default=False,
+        ),
+    ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -171,6 +179,8 @@ def report(
         from edgekd import pipeline
 
         page = pipeline.report(run_folder)
+        trials = pipeline.export_study(run_folder, study) if study else None
     from edgekd.cli import tables
 
-    show({"report": page}, tables.fields, as_json=as_json)
+    exported = {} if trials is None else {"study": study, "study_trials": trials}
+    show({"report": page, **exported}, tables.fields, as_json=as_json)

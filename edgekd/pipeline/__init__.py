@@ -234,3 +234,10 @@ def report(folder: Path) -> Path:
     from edgekd.pipeline.record import report_again
 
     return report_again(folder)
+
+
+def export_study(folder: Path, storage: str) -> int:
+    """Write the trials of a run as a study in Optuna's storage, such as "sqlite:///study.db"; return how many."""
+    from edgekd.pipeline.record import study_of
+
+    return study_of(folder, storage)

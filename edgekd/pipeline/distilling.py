@@ -10,9 +10,9 @@ from pathlib import Path
 from edgekd.errors import BudgetError
 from edgekd.pipeline.loop import current_limits, learn_the_device, promising
 from edgekd.pipeline.measuring import compiled, parity_of
+from edgekd.pipeline.searching import next_proposal
 from edgekd.pipeline.trials import distilled
 from edgekd.pipeline.workbench import Workbench, workbench
-from edgekd.stages.propose import propose
 from edgekd.store import replacing, write_text
 from edgekd.values.artifact import Artifact
 from edgekd.values.codec import plain
@@ -66,7 +66,7 @@ def _proposed(bench: Workbench) -> StudentSpec:
     if found := promising(bench.history()):
         return found[0].proposal.spec
     learn_the_device(bench)
-    proposal = propose(bench.space, bench.history(), current_limits(bench), seed=bench.seed)
+    proposal = next_proposal(bench, current_limits(bench), bench.job.search.trials)
     if proposal is None:
         raise BudgetError(
             "no student is expected to meet the budget",

@@ -22,10 +22,12 @@ from edgekd.pipeline.measuring import (
     screening,
     teacher_engine,
 )
+from edgekd.pipeline.searching import next_proposal
 from edgekd.pipeline.trials import finish, time_untrained, try_briefly
 from edgekd.pipeline.workbench import Workbench, workbench
+from edgekd.stages.judge_search import first_picks, measured_frontier
 from edgekd.stages.probe import next_probe
-from edgekd.stages.propose import probes, propose
+from edgekd.stages.propose import probes
 from edgekd.values.budget import RANKS, Limits
 from edgekd.values.conditions import TrustVerdict
 from edgekd.values.job import LEAST_PROBES, Job
@@ -64,7 +66,14 @@ def close_the_loop(
             refuse(bench, out, command, error, loosest)
             raise
         outcome = deliver(bench, out, command, accepted)
-    return replace(outcome, seconds=time.monotonic() - began)
+        history = bench.history()
+        wanted = bench.job.search.aim == "frontier"
+        return replace(
+            outcome,
+            seconds=time.monotonic() - began,
+            first_picks_broken=first_picks(history).share,
+            frontier=measured_frontier(history) if wanted else (),
+        )
 
 
 def learn_the_device(bench: Workbench) -> None:
@@ -139,7 +148,7 @@ def search(bench: Workbench, wanted: int) -> None:
     """Propose, time untrained, distill briefly, until `wanted` students were distilled or none is left."""
     limits = {runtime: screening(limit) for runtime, limit in current_limits(bench).items()}
     while len(promising(bench.history())) < wanted and _refused(bench.history()) < 3 * wanted:
-        proposal = propose(bench.space, bench.history(), limits, seed=bench.seed)
+        proposal = next_proposal(bench, limits, wanted)
         if proposal is None:
             break
         log.info("trial %d/%d: %s", len(promising(bench.history())) + 1, wanted, proposal.name)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.errors import ConfigError, IntegrityError, UsageError
+from edgekd.stages.ask_optuna import export_study
 from edgekd.stages.report import ReportContent, report
 from edgekd.store import TrialLog, write_text
+from edgekd.values.budget import Limits
 from edgekd.values.codec import decode, plain
 from edgekd.values.job import Job
 from edgekd.values.trial import History
@@ -41,17 +43,37 @@ def report_again(out: Path) -> Path:
         IntegrityError: what it left is damaged.
 
     """
+    record = _ended(out)
+    history = TrialLog(out / TRIALS).history(record.key)
+    return report(out / REPORT, replace(record.content, history=history))
+
+
+def study_of(out: Path, storage: str) -> int:
+    """Write the trials of the run in `out` to Optuna's storage, as a study of its name; return how many.
+
+    Raises:
+        UsageError: no run has ended there, or Optuna is not installed.
+        IntegrityError: what it left is damaged.
+        DataError: the storage cannot be written, or has this study.
+
+    """
+    record = _ended(out)
+    history, content = TrialLog(out / TRIALS).history(record.key), record.content
+    limit = Limits(latency_ms=content.limits_ms, confidence=content.confidence)
+    limits = {trial.proposal.runtime: limit for trial in history.trials} if content.limits_ms else {}
+    return export_study(history, limits, storage, content.name)
+
+
+def _ended(out: Path) -> RunRecord:
     path = out / RECORD
     if not path.is_file() or not (out / TRIALS).is_file():
         missing = RECORD if not path.is_file() else TRIALS
         mend = "give the folder of a finished run, or finish it with the `edgekd run` that began it"
         raise UsageError(f"{out} holds no finished run", cause=f"it has no {missing}", mend=mend)
     try:
-        record = decode(RunRecord, json.loads(path.read_text(encoding="utf-8")), RECORD)
+        return decode(RunRecord, json.loads(path.read_text(encoding="utf-8")), RECORD)
     except (ConfigError, ValueError) as error:
         mend = "give the same `edgekd run` again: what it computed is kept"
         raise IntegrityError(
             f"{path} is damaged, or another version's", cause=str(error)[:300], mend=mend
         ) from error
-    history = TrialLog(out / TRIALS).history(record.key)
-    return report(out / REPORT, replace(record.content, history=history))

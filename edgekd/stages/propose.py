@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
-from math import log2, log10, sqrt
+from itertools import takewhile
+from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
+from edgekd.stages.believe import encode_specs
 from edgekd.stages.predict import Predictor, predict
-from edgekd.students import draw, feature_names, features, neighbours
+from edgekd.students import draw, features, neighbours
+from edgekd.surrogates.selection import Trials, next_trial, promises
 from edgekd.values.budget import Limits
 from edgekd.values.codec import fingerprint
+from edgekd.values.measurement import Measurement
 from edgekd.values.student import Space, StudentSpec
-from edgekd.values.trial import History, Proposal, Trial, Verdict
+from edgekd.values.trial import History, Proposal, Verdict
 
 _POOL = 1500
-_MARGIN = 0.93  # of the limit that the expected latency may use
+_SURE = 0.8  # probability of being within the limit that a proposal needs: a refusal costs a build and a measurement
+_CAUTION = 0.25  # of the doubt left, after each proposal in a row that was too slow against expectation
+_LEAST_DOUBT, _MOST_DOUBT = 0.03, 0.3  # SD of log latency; drift alone makes the first, more admits nothing
 _CLIMBS, _PARENTS, _CHILDREN = 6, 25, 12  # rounds of search around the best of the pool
-_CAUTION = 0.88  # times the margin, for every student in a row that was too slow against expectation
 _HOPELESS = 1.6  # times the limit
-_EXPLORATION = 0.7  # standard deviations of the accuracy surrogate added to its mean
-_STEEPEST = 0.2  # accuracy a decade of capacity: more is noise
-_LEAST_SCORES = 3  # trials with an accuracy before the surrogate is asked
+_REACH = 1.645  # standard deviations from the middle of an interval of 90 % to its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +38,65 @@ class Candidate:
     proposal: Proposal
     expected_ms: float
     limit_ms: float
+    doubt: float = 0.0  # SD of the natural log of what it will take
 
     def tightness(self) -> float:
         """Return expected / allowed."""
         return self.expected_ms / self.limit_ms
 
+    def hopeful(self) -> bool:
+        """Say whether a wrong prediction may be all that stands in its way."""
+        return self.tightness() <= _HOPELESS
 
-def propose(space: Space, history: History, limits: dict[str, Limits], *, seed: int) -> Proposal | None:
+    def within(self, share: float) -> bool:
+        """Say whether it stays below its limit with this probability."""
+        return bool(self.expected_ms * exp(float(ndtri(share)) * self.doubt) <= self.limit_ms)
+
+
+def propose(
+    space: Space,
+    history: History,
+    limits: dict[str, Limits],
+    *,
+    seed: int,
+    stored: Sequence[Measurement] = (),
+    planned: int | None = None,
+) -> Proposal | None:
     """Return the most promising untried student that may meet the budget; None when none can.
 
     Candidates are drawn at random and around the best so far, kept where the latency expected on some runtime
-    and precision stays within the limit, ranked by an accuracy surrogate with an exploration bonus, and improved
-    one dimension at a time. Until three students have an accuracy, the largest that fits goes first: capacity is
-    the best prior there is. Where none is expected to fit, the nearest is tried as long as it is not hopeless: a
-    prediction may err.
+    and precision is within the limit with a probability of 80 %, and more after each surprise; ranked by
+    `edgekd.surrogates.selection`, and improved one dimension at a time. The first go by capacity, the best prior
+    there is, and fill the budget; some explore. Of equals, the one that costs least to train is proposed.
+    Where none is expected to fit, the nearest is tried as long as it is not hopeless: a prediction may err.
+
+    Args:
+        space: the students there are.
+        history: what was tried, built or not.
+        limits: by runtime, in ms.
+        seed: of the draws.
+        stored: measurements of other devices.
+        planned: trials in all; the last one explores no more.
+
     """
     rng = random.Random(f"{seed}/{len(history.trials)}")  # noqa: S311 - not cryptography
-    predictor = predict(history, limits, channels=space.channels, classes=space.classes)
-    tried = {
-        fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED
-    }
-    margin = _MARGIN * _CAUTION ** _refusals(history)
-    pool = _pool(space, history, rng)
-    for _ in range(_CLIMBS):
-        untried = (spec for spec in pool if fingerprint(spec) not in tried)
+    channels, classes = space.channels, space.classes
+    predictor = predict(history, limits, channels=channels, classes=classes, stored=stored)
+    known, tried = Scored.of(history), tried_specs(history)
+    sure = sure_of(history)
+    pool = _pool(space, known, rng)
+    best: list[Candidate] = []
+    for last in [False] * (_CLIMBS - 1) + [True]:
+        untried = [spec for spec in pool if fingerprint(spec) not in tried]
         fitting = [found for spec in untried if (found := fastest(spec, space, predictor, limits))]
-        within = [found for found in fitting if found.tightness() <= margin]
+        within = [found for found in fitting if found.within(sure)]
         if not within:
             nearest = min(fitting, key=Candidate.tightness, default=None)
-            return nearest.proposal if nearest and nearest.tightness() <= _HOPELESS else None
-        scores = _scores([found.proposal.spec for found in within], space, history)
-        best: list[Proposal] = [within[int(at)].proposal for at in np.argsort(-scores)[:_PARENTS]]
-        pool = [proposal.spec for proposal in best]
+            return nearest.proposal if nearest and nearest.hopeful() else None
+        best = _ranked(within, known, space, seed=seed, planned=planned, last=last)[:_PARENTS]
+        pool = [found.proposal.spec for found in best]
         pool += [neighbours(spec, space, rng) for spec in pool for _ in range(_CHILDREN)]
-    return best[0]
+    return best[0].proposal
 
 
 def fastest(
@@ -77,13 +106,68 @@ def fastest(
     found = []
     for runtime, precision in predictor.models:
         if runtime in limits:
-            expected_ms = predictor.expected_ms(
+            expected = predictor.forecast(
                 spec, runtime, precision, channels=space.channels, classes=space.classes
             )
-            limit_ms = min(limits[runtime].latency_ms.values())
-            proposal = Proposal(spec=spec, runtime=runtime, precision=precision)
-            found.append(Candidate(proposal=proposal, expected_ms=expected_ms, limit_ms=limit_ms))
+            doubt = log(expected.high_ms / expected.median_ms) / _REACH if expected.median_ms > 0 else 0.0
+            found.append(
+                Candidate(
+                    proposal=Proposal(spec=spec, runtime=runtime, precision=precision),
+                    expected_ms=expected.median_ms,
+                    limit_ms=min(limits[runtime].latency_ms.values()),
+                    doubt=min(max(doubt, _LEAST_DOUBT), _MOST_DOUBT),
+                )
+            )
     return min(found, key=Candidate.tightness, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What trials say of accuracy."""
+
+    specs: tuple[StudentSpec, ...]
+    scores: tuple[float, ...]
+    short: tuple[bool, ...]
+    failed: tuple[StudentSpec, ...]  # could be neither built nor trained
+
+    @classmethod
+    def of(cls, history: History) -> Scored:
+        """Read a history: one score for each student and length of training, the mean over its files."""
+        longest = max((trial.epochs for trial in history.trials if trial.accuracy is not None), default=0)
+        scores: dict[tuple[StudentSpec, bool], list[float]] = {}
+        for trial in history.trials:
+            if trial.accuracy is not None:
+                scores.setdefault((trial.proposal.spec, trial.epochs < longest), []).append(trial.accuracy)
+        built = {trial.proposal.spec for trial in history.trials if trial.latency is not None}
+        trained = {spec for spec, _ in scores}
+        failed = [t.proposal.spec for t in history.with_verdict(Verdict.DIVERGED)]
+        failed += [
+            t.proposal.spec for t in history.with_verdict(Verdict.UNBUILDABLE) if t.proposal.spec not in built
+        ]
+        return cls(
+            specs=tuple(spec for spec, _ in scores),
+            scores=tuple(float(np.mean(found)) for found in scores.values()),
+            short=tuple(short for _, short in scores),
+            failed=tuple(dict.fromkeys(spec for spec in failed if spec not in trained)),
+        )
+
+
+def tried_specs(history: History) -> set[str]:
+    """Return the fingerprints of what must not be proposed again; a probe may be."""
+    return {
+        fingerprint(trial.proposal.spec) for trial in history.trials if trial.verdict is not Verdict.MEASURED
+    }
+
+
+def sure_of(history: History) -> float:
+    """Return with which probability a proposal must be within its limit: more after each surprise."""
+    return 1 - (1 - _SURE) * _CAUTION ** _refusals(history)
+
+
+def _refusals(history: History) -> int:
+    """Count the latest proposals in a row that were too slow: the device is slower than was learnt."""
+    proposed = (trial for trial in reversed(history.trials) if trial.verdict is not Verdict.MEASURED)
+    return sum(1 for _ in takewhile(lambda trial: trial.verdict is Verdict.TOO_SLOW, proposed))
 
 
 def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
@@ -100,87 +184,40 @@ def probes(space: Space, count: int, *, seed: int) -> tuple[StudentSpec, ...]:
     return tuple(chosen)
 
 
-def _refusals(history: History) -> int:
-    """Count the latest proposals in a row that were too slow: the device is slower than was learnt."""
-    proposed = (trial for trial in reversed(history.trials) if trial.verdict is not Verdict.MEASURED)
-    return sum(1 for _ in takewhile(lambda trial: trial.verdict is Verdict.TOO_SLOW, proposed))
+def _ranked(
+    within: Sequence[Candidate], known: Scored, space: Space, *, seed: int, planned: int | None, last: bool
+) -> list[Candidate]:
+    """Return candidates, the most promising first; of the last, the cheapest of equals comes first."""
+    specs = [found.proposal.spec for found in within]
+    pool = encode_specs([*specs, *known.specs, *known.failed], space)
+    count, trained = len(specs), len(known.specs)
+    free = np.arange(len(pool)) < count
+    trials = Trials(
+        rows=tuple(range(count, count + trained)),
+        scores=known.scores,
+        short=known.short,
+        failed=tuple(range(count + trained, len(pool))),
+    )
+    promise, _ = promises(pool, free, trials, seed=seed, planned=planned)
+    order = [int(at) for at in np.argsort(-promise[:count], kind="stable")]
+    if last:
+        cost = np.array([10 ** _size(spec, space) for spec in specs] + [np.inf] * (len(pool) - count))
+        first = next_trial(pool, free, trials, seed=seed, cost=cost, planned=planned)
+        assert first is not None  # noqa: S101 - candidates are free
+        order = [first, *(at for at in order if at != first)]
+    return [within[at] for at in order]
 
 
-def _pool(space: Space, history: History, rng: random.Random) -> list[StudentSpec]:
-    good = sorted((t for t in history.trials if t.accuracy is not None), key=_accuracy, reverse=True)[:4]
-    near = [trial.proposal.spec for trial in good for _ in range(60)]
+def _pool(space: Space, known: Scored, rng: random.Random) -> list[StudentSpec]:
+    order: NDArray[np.intp] = np.argsort(-np.array(known.scores), kind="stable")[:4]
     walked = []
-    for start in near:
-        spec = start
+    for spec in [known.specs[int(at)] for at in order for _ in range(60)]:
         for _ in range(rng.choice((1, 1, 2, 3))):
-            spec = neighbours(spec, space, rng)
+            spec = neighbours(spec, space, rng)  # noqa: PLW2901 - a walk
         walked.append(spec)
     return walked + draw(space, _POOL, rng)
 
 
-def _scores(specs: list[StudentSpec], space: Space, history: History) -> NDArray[np.float64]:
-    """Rank specs by expected accuracy plus exploration; by capacity while little is known."""
-    known = [trial for trial in history.trials if trial.accuracy is not None]
-    if len(known) >= _LEAST_SCORES:
-        return _surrogate(specs, known, space)
-    # A penalty near what was tried already, so that the first trials differ from each other.
-    nearness = _closeness(specs, [trial.proposal.spec for trial in known], space)
-    return np.array([capacity(spec, space) for spec in specs]) - 0.3 * nearness
-
-
-def capacity(spec: StudentSpec, space: Space) -> float:
-    """Return the prior belief in a student, in decades.
-
-    Arithmetic counts whole; parameters half, since width pays late in a network, where it costs little time;
-    depth half; resolution whole. Wide kernels spend arithmetic on less. Widths that double where the image
-    halves are the rule that holds across families (Radosavovic et al. 2020, section 4).
-    """
-    named = dict(zip(feature_names(), features(spec, channels=space.channels, classes=space.classes)))
-    depth, side = log10(sum(stage.depth for stage in spec.stages)), log10(spec.resolution)
-    size = named["log10_macs"] + 0.5 * named["log10_params"]
-    widths = [stage.width for stage in spec.stages]
-    uneven = sum(abs(log2(late / early) - 1) for early, late in pairwise(widths))
-    return size + 0.5 * depth + side - 0.25 * named["macs_share_kernel_5"] - 0.2 * uneven
-
-
-def _surrogate(specs: list[StudentSpec], known: list[Trial], space: Space) -> NDArray[np.float64]:
-    """Return upper confidence bounds of a Gaussian process around a line in the prior belief."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, WhiteKernel
-
-    tried = [trial.proposal.spec for trial in known]
-    rows, new = _encoded(tried, space), _encoded(specs, space)
-    centre, scale = new.mean(axis=0), new.std(axis=0) + 1e-9
-    rows, new = (rows - centre) / scale, (new - centre) / scale
-    accuracies = np.array([_accuracy(trial) for trial in known])
-    belief = np.array([capacity(spec, space) for spec in tried])
-    slope = float(np.clip(np.polyfit(belief, accuracies, 1)[0], 0.0, _STEEPEST)) if np.ptp(belief) else 0.0
-    line = accuracies.mean() + slope * (belief - belief.mean())
-    spread = max(float((accuracies - line).std()), 1e-3)
-    process = GaussianProcessRegressor(RBF(2 * sqrt(rows.shape[1])) + WhiteKernel(0.1), optimizer=None)
-    process.fit(rows, (accuracies - line) / spread)
-    mean, deviation = process.predict(new, return_std=True)
-    hoped = slope * (np.array([capacity(spec, space) for spec in specs]) - belief.mean())
-    return np.asarray(hoped + spread * (mean + _EXPLORATION * deviation))
-
-
-def _closeness(specs: list[StudentSpec], others: list[StudentSpec], space: Space) -> NDArray[np.float64]:
-    if not others:
-        return np.zeros(len(specs))
-    rows, known = _encoded(specs, space), _encoded(others, space)
-    scale = rows.std(axis=0) + 1e-9
-    gaps = np.sqrt((((rows[:, None] - known[None]) / scale) ** 2).mean(axis=2))
-    return np.asarray(np.exp(-(gaps.min(axis=1) ** 2)))
-
-
-def _encoded(specs: list[StudentSpec], space: Space) -> NDArray[np.float64]:
-    return np.array([features(spec, channels=space.channels, classes=space.classes) for spec in specs])
-
-
 def _size(spec: StudentSpec, space: Space) -> float:
-    """Return log10 of the multiplications: the capacity prior."""
+    """Return log10 of the multiplications, which training time goes with."""
     return features(spec, channels=space.channels, classes=space.classes)[0]
-
-
-def _accuracy(trial: Trial) -> float:
-    return trial.accuracy if trial.accuracy is not None else 0.0

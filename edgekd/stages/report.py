@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from edgekd.stages import plots
+from edgekd.stages.judge_search import first_picks
 from edgekd.store.files import write_text
 from edgekd.values.bundle import Deployment, LatencySummary, Manifest
 from edgekd.values.latency import Latency
@@ -244,6 +245,14 @@ def _figures(content: ReportContent, manifest: Manifest) -> Iterator[_Figure]:
     if (energy := manifest.accepted.energy) is not None:
         name = "energy of an inference, at most (95 % confidence)"
         yield _Figure(name=name, value=f"{energy.upper_mj:.3f}", unit="mJ", against=energy.words)
+    picks = first_picks(content.history)
+    if picks.timed:
+        yield _Figure(
+            name="first picks that broke the budget",
+            value=f"{picks.share * 100:.0f}",
+            unit="%",
+            against=f"{picks.broken} of {picks.timed} students were too slow when timed, before any training",
+        )
     if content.size_bytes is not None:
         against = f"{len(manifest.accepted.files)} file(s) on {manifest.accepted.name}"
         yield _Figure(name="size", value=f"{content.size_bytes / 1e6:.2f}", unit="MB", against=against)

@@ -11,6 +11,8 @@ from edgekd.values.codec import did_you_mean
 
 TASKS = ("classification",)
 LEAST_PROBES = 3  # below it, no latency can be expected of a student that was not timed
+SAMPLERS = ("edgekd", "optuna-tpe", "optuna-nsga2", "optuna-gp", "optuna-random")  # who proposes students
+AIMS = ("accuracy", "frontier")  # what a search is after
 BALANCES = ("fixed", "uncertainty", "magnitude")  # how the weighted losses are summed
 _SPLITS = ("train", "test")
 _MODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .+-]{0,39}")  # a power mode, as nvpmodel names them
@@ -91,6 +93,8 @@ class SearchSection:
     finalists: int = 2  # of them distilled fully
     probes: int = 8  # untrained students timed first, to learn the device; at least 3
     families: tuple[str, ...] = ("residual", "inverted")
+    sampler: str = "edgekd"  # or one of Optuna's: "optuna-tpe", "optuna-nsga2", "optuna-gp", "optuna-random"
+    aim: str = "accuracy"  # the most within the budget; "frontier": the trials also try smaller budgets
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -104,6 +108,10 @@ class SearchSection:
                 mend=f"write probes = {LEAST_PROBES}, or leave it out for 8",
             )
         _require("[search] families must name at least one", self.families, holds=bool(self.families))
+        for name, known in (("sampler", SAMPLERS), ("aim", AIMS)):
+            if getattr(self, name) not in known:
+                mend = did_you_mean(getattr(self, name), known)
+                raise ConfigError(f"[search] {name} cannot be {getattr(self, name)!r}", mend=mend)
 
 
 @dataclass(frozen=True, kw_only=True)

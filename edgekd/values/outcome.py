@@ -25,6 +25,18 @@ class ChosenStudent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontierPoint:
+    """A student that was timed and trained, and that no other beats in both."""
+
+    spec: StudentSpec
+    runtime: str
+    precision: Precision
+    p50_ms: float  # measured
+    accuracy: float  # on validation
+    epochs: int  # of distillation behind it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """`edgekd run --json`."""
 
@@ -41,18 +53,20 @@ class Outcome:
     seconds: float
     modes: dict[str, LatencySummary] = field(default_factory=dict)  # "sustained 10 min", "one every 33 ms"
     energy: Energy | None = None  # where the budget limits it
+    first_picks_broken: float = 0.0  # share of the proposals that turned out too slow when timed
+    frontier: tuple[FrontierPoint, ...] = ()  # measured, by latency; where `search.aim` is "frontier"
     schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """One point of the frontier: the largest student expected at this latency."""
+    """One point of the frontier: the student that is believed in most at this latency."""
 
     spec: StudentSpec
     runtime: str
     precision: Precision
     expected_ms: float
-    low_ms: float  # expected -/+ two relative SDs of the predictor
+    low_ms: float  # to high_ms: an interval that should hold nine in ten
     high_ms: float
     mega_macs: float
 
@@ -75,10 +89,13 @@ class Plan:
     fastest_measured_ms: float  # what is likely to be held against the limit, of the fastest student timed
     frontier: tuple[Reach, ...]
     relaxations: tuple[Relaxation, ...]
+    steps: tuple[Relaxation, ...]  # what single changes are expected to save on the fastest student
     space_size: int
     measured: int
-    trials: int
+    trials: int  # distilled briefly
     device_seconds: float
+    expected_proposals: float  # to build and time for that many trials, the refused ones included
+    expected_seconds: float | None  # of a run here, to a factor of 2; None where nothing is within reach
     schema_version: int = SCHEMA_VERSION
 
 

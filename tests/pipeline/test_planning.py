@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgekd import pipeline
 from edgekd.distillation import loop as training
-from edgekd.values.budget import LatencyBudget
+from edgekd.pipeline.planning import steps_from
+from edgekd.stages.predict import predict
+from edgekd.stages.propose import fastest
+from edgekd.students import smallest
+from edgekd.values.budget import LatencyBudget, Limits
 from edgekd.values.job import Job, TeacherSection
 from edgekd.values.outcome import Plan
+from edgekd.values.trial import History
 from tests.pipeline import rehearsed
+from tests.stages import test_predict
 
 Planned = Callable[..., Plan]
 
@@ -82,3 +89,37 @@ def test_what_a_relaxation_promises_holds(planned: Planned) -> None:
     refused = planned(p99=0.002)
     wider_ms = 0.002 + refused.relaxations[0].saves_ms
     assert planned(p99=wider_ms * 1.01).reachable
+
+
+def test_a_plan_says_how_long_a_run_may_take(planned: Planned) -> None:
+    found = planned(speedup=4.0)
+    assert found.expected_seconds is not None
+    assert found.expected_seconds > 0
+    assert found.expected_proposals >= found.trials
+    assert planned(p99=0.002).expected_seconds is None
+
+
+def test_a_budget_out_of_reach_says_what_single_changes_save() -> None:
+    history, space = test_predict.history_of(12), test_predict.SPACE
+    twice = [
+        replace(
+            trial, proposal=replace(trial.proposal, runtime="slower"), latency=test_predict.latency(2 * p50)
+        )
+        for trial in history.trials
+        if trial.latency and (p50 := trial.latency.percentile(50))
+    ]
+    limit = Limits(latency_ms={"p99": 0.01}, confidence=0.95)
+    limits = {"openvino": limit, "slower": limit}
+    predictor = predict(History(trials=(*history.trials, *twice)), limits, channels=3, classes=10)
+    least = fastest(smallest(space, "residual"), space, predictor, limits)
+    assert least is not None
+    steps = steps_from([least], predictor, space)
+    assert [step.saves_ms for step in steps] == sorted((step.saves_ms for step in steps), reverse=True)
+    saved = {step.change: step.saves_ms for step in steps}
+    assert 0 < saved["input 32 -> 28"] < saved["input 32 -> 24"]
+    assert saved["input 32 -> 24"] < saved["input 32 -> 16, which task.resolution would have to allow"]
+    assert saved["openvino/fp32 and not slower/fp32"] == pytest.approx(least.expected_ms, rel=0.1)
+
+
+def test_a_budget_within_reach_needs_no_steps(planned: Planned) -> None:
+    assert planned(speedup=4.0).steps == ()

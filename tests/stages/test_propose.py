@@ -11,7 +11,7 @@ import pytest
 
 from edgekd.stages.predict import predict
 from edgekd.stages.propose import fastest, probes, propose
-from edgekd.students import contains, costs, features, sample, space_for
+from edgekd.students import contains, costs, features, neighbours, sample, space_for
 from edgekd.timing.conditions import conditions
 from edgekd.values.budget import LatencyBudget, Limits
 from edgekd.values.conditions import Load, Trust, TrustVerdict
@@ -194,3 +194,50 @@ def test_probes_run_from_small_to_large_through_all_families_and_hang_on_the_see
         sizes = [macs(spec) for spec in chosen if spec.family == family]
         assert sizes == sorted(sizes)
         assert sizes[-1] > sizes[0] + 0.6  # decades: a factor of four at least
+
+
+def test_the_likes_of_a_student_that_failed_to_build_are_left_for_later(probed: History) -> None:
+    """The same draws each time, as histories are as long: only what became of the neighbour differs."""
+
+    def after(verdict: Verdict, spec: StudentSpec) -> StudentSpec:
+        proposal = Proposal(spec=spec, runtime="openvino", precision=Precision.FP32)
+        found = propose(SPACE, probed.adding(Trial(proposal=proposal, verdict=verdict)), limits(1.0), seed=0)
+        assert found is not None
+        return found.spec
+
+    elsewhere = probed.trials[0].proposal.spec
+    best = after(Verdict.MEASURED, elsewhere)
+    beside = neighbours(best, SPACE, random.Random(0))  # noqa: S311 - no secret depends on it
+    assert after(Verdict.MEASURED, beside) == best
+    assert after(Verdict.UNBUILDABLE, beside) != best
+
+
+def test_a_device_that_is_known_less_well_gets_more_room(probed: History) -> None:
+    rng = np.random.default_rng(0)
+    loud = History(
+        trials=tuple(
+            replace(t, latency=latency(device_ms(t.proposal.spec, t.proposal.precision) * float(factor)))
+            for t, factor in zip(probed.trials, np.exp(0.2 * rng.normal(size=len(probed.trials))))
+        )
+    )
+    shares = []
+    for history in (probed, loud):
+        found = propose(SPACE, history, limits(1.0), seed=0)
+        assert found is not None
+        predictor = predict(history, limits(1.0), channels=3, classes=10)
+        known = fastest(found.spec, SPACE, predictor, limits(1.0))
+        assert known is not None
+        shares.append(known.tightness())
+    assert shares[1] < shares[0] - 0.05
+
+
+def test_a_surprise_makes_the_next_proposal_more_careful(probed: History) -> None:
+    first = propose(SPACE, probed, limits(1.0), seed=0)
+    assert first is not None
+    surprised = probed.adding(Trial(proposal=first, verdict=Verdict.TOO_SLOW))
+    second = propose(SPACE, surprised, limits(1.0), seed=0)
+    assert second is not None
+    predictor = predict(probed, limits(1.0), channels=3, classes=10)
+    expected = [fastest(one.spec, SPACE, predictor, limits(1.0)) for one in (first, second)]
+    before, after = (found.tightness() for found in expected if found)
+    assert after < before

@@ -37,6 +37,8 @@ def test_the_least_job_is_a_teacher_its_data_and_a_limit() -> None:
         ("search", "probes", 0),
         ("search", "probes", 2),
         ("search", "families", []),
+        ("search", "sampler", "optuna-tep"),
+        ("search", "aim", "fronteir"),
         ("distillation", "batch", 0),
         ("distillation", "temperature", 0.0),
         ("distillation", "ema", 1.0),
