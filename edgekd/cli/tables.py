@@ -80,10 +80,10 @@ def plan(found: Plan) -> RenderableType:
     if found.expected_seconds is not None:
         expected = f"{found.trials} trials from about {found.expected_proposals:.0f} proposals"
         rows.append(("a run", f"{expected}, roughly {found.expected_seconds / 60:.0f} min"))
-    mends = [Text(f"  to mend it: {one.change} (saves {one.saves_ms:.3f} ms)") for one in found.relaxations]
+    mends = [Text(f"  to mend it: {one.change} ({one.saves_ms:.2g} ms more)") for one in found.relaxations]
     if found.steps:
-        saved = "; ".join(f"{one.change}: -{one.saves_ms:.3f} ms" for one in found.steps)
-        mends.append(Text(f"  fastest measured {found.fastest_measured_ms:.3f} ms; {saved}"))
+        saved = "; ".join(f"{one.change}: -{one.saves_ms:.2g} ms" for one in found.steps)
+        mends.append(Text(f"  fastest measured {found.fastest_measured_ms:.3g} ms; {saved}"))
     return Group(verdict, *mends, layout.pairs(rows), Text(), frontier)
 
 

@@ -144,7 +144,7 @@ def _relaxations(candidates: Sequence[Candidate]) -> tuple[Relaxation, ...]:
         here = [candidate for candidate in candidates if candidate.proposal.spec.resolution == resolution]
         nearest = min(here, key=Candidate.tightness)
         change = (
-            f"a limit of {nearest.expected_ms:.3f} ms admits {nearest.proposal.runtime}/"
+            f"a limit of {nearest.expected_ms:.3g} ms admits {nearest.proposal.runtime}/"
             f"{nearest.proposal.precision.value} at {resolution} pixels"
         )
         found.append(Relaxation(change=change, saves_ms=nearest.expected_ms - nearest.limit_ms))
