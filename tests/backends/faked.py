@@ -22,7 +22,11 @@ COMPILER = shutil.which("cc")
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the fake driver; its soname is the real one's."""
-    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    # Once a session, whichever folder's tests ask first: a second copy would know nothing of the first one's memory.
+    path = tmp_path_factory.getbasetemp() / "driver" / "libcuda.so.1"
+    if path.exists():
+        return path
+    path.parent.mkdir()
     command = [str(COMPILER), "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(path)]
     subprocess.run([*command, str(HERE / "fake_cuda.c")], check=True, capture_output=True, timeout=60)
     return path
