@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from gate_traces import others, spread  # noqa: E402
-from stand import chain, hogs, rivals_of, target_of  # noqa: E402
+from stand import SIDE, chain, hogs, rivals_of, target_of  # noqa: E402
 
 from edgekd.devices import connect, local  # noqa: E402
 from edgekd.stages import compare as stage  # noqa: E402
@@ -199,16 +199,16 @@ def _timed_s(pairs: Sequence[Pair]) -> float:
 
 def throttle(folder: Path, _: Asked) -> dict[str, Any]:
     """Slow one arm alone, on the rehearsal backend, in this process: nothing of it may be called a regression."""
-    slow = {
-        "slowdown": "40"
-    }  # a turn is then a handful of inferences; time costs nothing on a clock of its own
-    base = chain(folder / "base.onnx", 4, slow)
+    # The clock is the rehearsal's own, so that only the answers cost time: a small image and a handful a turn.
+    side = 4
+    slow = {"slowdown": str(40 * SIDE**2 // side**2)}
+    base = chain(folder / "base.onnx", 4, slow, side)
     local.Child = WorkerHere  # type: ignore[misc, assignment]
     stage.reference = lambda: base  # the reference evaluator takes seconds for the shipped one
     verdicts: list[str] = []
     with connect(target_of("rehearsal", profile="rehearsal")) as device:
         for number in range(THROTTLED):
-            hot = chain(folder / f"hot{number}.onnx", 4, {**slow, "throttle": f"{2 + number % 4}:1.4"})
+            hot = chain(folder / f"hot{number}.onnx", 4, {**slow, "throttle": f"{2 + number % 4}:1.4"}, side)
             rivals = rivals_of(base, hot, "rehearsal")
             rules = GateRules(seed=number)
             found = compare(folder / str(number), device, rivals, rules, alpha=rules.alpha)
