@@ -8,8 +8,8 @@ What goes wrong on real devices can be rehearsed too, by an entry in the .onnx f
 
     rehearsal.slowdown           how many times as long an inference takes
     rehearsal.noise              standard deviation of the logarithm of its time, instead of 0.01
-    rehearsal.throttle           "every:factor": one stretch of 50 inferences in `every` takes `factor` times as
-                                 long, and counts as one throttle event
+    rehearsal.throttle           "every:factor[:share]": one stretch of 50 inferences in `every` takes `factor` times
+                                 as long, and counts as one throttle event; in that share of the launches
     rehearsal.always_throttled   "1": every inference counts as a throttle event; the clock stays as it is
     rehearsal.nan_after          after so many inferences every floating-point answer is NaN
     rehearsal.crash_after        after so many inferences the process ends at once
@@ -182,6 +182,7 @@ class RehearsalSession:
         self._chance = random.Random(self._sha256)  # noqa: S311 - noise, not a secret
         self._kept: dict[bytes, list[Any]] = {}
         self._now_ns = self._done = self._throttles = 0
+        self._hot = True  # whether this launch is one that throttles
         self._threads = engine.threads
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -223,13 +224,15 @@ class RehearsalSession:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[key] = self._evaluator.run(None, dict(feeds))
             self._chance.seed(f"{self._sha256}/{key.hex()}")  # other inputs come with another launch
+            share = self._knobs.throttle[2]
+            self._hot = share == 1 or self._chance.random() < share
         return self._kept[key]
 
     def _held_back(self) -> float:
         """Return how many times slower this inference is for being throttled, and count the event."""
-        every, factor = self._knobs.throttle
+        every, factor, _ = self._knobs.throttle
         stretch, at = divmod(self._done, _STRETCH)
-        throttled = every > 0 and stretch % every == every - 1
+        throttled = self._hot and every > 0 and stretch % every == every - 1
         self._throttles += self._knobs.always_throttled or (throttled and at == 0)
         return factor if throttled else 1.0
 
@@ -247,7 +250,11 @@ class RehearsalSession:
 class _Knobs:
     slowdown: float = 1.0
     noise: float = _NOISE
-    throttle: tuple[int, float] = (0, 1.0)  # one stretch in so many, how many times as slow
+    throttle: tuple[int, float, float] = (
+        0,
+        1.0,
+        1.0,
+    )  # one stretch in so many, how much slower, in which launches
     always_throttled: bool = False
     nan_after: int | None = None  # inferences
     crash_after: int | None = None
@@ -256,12 +263,13 @@ class _Knobs:
 def _knobs(model: onnx.ModelProto) -> _Knobs:
     given = {entry.key: entry.value for entry in model.metadata_props}
     given = {key.removeprefix(_KNOBS): value for key, value in given.items() if key.startswith(_KNOBS)}
-    every, _, factor = given.pop("throttle", "0:1").partition(":")
+    throttle = given.pop("throttle", "0:1").split(":")
     try:
+        every, factor, share = [*throttle, "1"] if len(throttle) == 2 else throttle  # noqa: PLR2004 - without a share
         knobs = _Knobs(
             slowdown=float(given.pop("slowdown", 1.0)),
             noise=float(given.pop("noise", _NOISE)),
-            throttle=(int(every), float(factor)),
+            throttle=(int(every), float(factor), float(share)),
             always_throttled=given.pop("always_throttled", "0") == "1",
             nan_after=_count(given.pop("nan_after", None)),
             crash_after=_count(given.pop("crash_after", None)),

@@ -94,6 +94,17 @@ class TestRehearsal(BackendContract):
         assert taken[2] == pytest.approx(2 * taken[0], rel=0.02)
         assert taken[3] == pytest.approx(taken[0], rel=0.02)
 
+    def test_throttling_may_come_in_a_share_of_the_launches(self, backend: backends.Backend, tmp_path: Path):
+        path = models.rehearsing(models.conv_net(tmp_path / "m.onnx"), throttle="1:2.0:0.5", noise=0.0)
+        hot = []
+        for seed in range(20):  # a launch is known by its inputs
+            with backend.open(self.engine(path)) as session:
+                feeds = varied_inputs(session.signature, seed=seed, count=1)[0]
+                session.run(feeds)
+                hot.append(session.throttle_count())
+        assert set(hot) == {0, 1}
+        assert 4 <= sum(hot) <= 16
+
     def test_a_device_that_throttles_all_the_time_can_be_rehearsed(
         self, backend: backends.Backend, tmp_path: Path
     ):

@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,9 +38,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from gate_traces import others, spread  # noqa: E402
-from stand import SIDE, chain, hogs, rivals_of, target_of  # noqa: E402
+from stand import chain, hogs, rivals_of, target_of  # noqa: E402
 
-from edgekd.devices import connect, local  # noqa: E402
+from edgekd.backends import rehearsal  # noqa: E402
+from edgekd.devices import Device, connect, local  # noqa: E402
 from edgekd.stages import compare as stage  # noqa: E402
 from edgekd.stages.compare import PAIRS, compare  # noqa: E402
 from edgekd.store import write_text  # noqa: E402
@@ -55,6 +57,8 @@ FINE = GateRules(margin=0.005, clock=Clock.CPU)
 SPREAD = GateRules(clock=Clock.CPU, looks=(10,))  # always as many pairs
 COMING_AND_GOING = (0, 2, 4)  # processes of load, one comparison after the other
 THROTTLED = 200
+_SLOW = {"slowdown": "4"}  # a few hundred inferences a launch
+_SMALL = 4  # pixels a side, where only the rehearsal's own clock counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,22 +202,41 @@ def _timed_s(pairs: Sequence[Pair]) -> float:
 
 
 def throttle(folder: Path, _: Asked) -> dict[str, Any]:
-    """Slow one arm alone, on the rehearsal backend, in this process: nothing of it may be called a regression."""
-    # The clock is the rehearsal's own, so that only the answers cost time: a small image and a handful a turn.
-    side = 4
-    slow = {"slowdown": str(40 * SIDE**2 // side**2)}
-    base = chain(folder / "base.onnx", 4, slow, side)
+    """Slow one arm alone, on the rehearsal backend, in this process: nothing of it may be called a regression.
+
+    In some comparisons every launch of it throttles, in the others every tenth or so. The control says nothing of its
+    throttling, and shows that it would be called a regression.
+    """
+    base = chain(folder / "base.onnx", 4, _SLOW, _SMALL)
     local.Child = WorkerHere  # type: ignore[misc, assignment]
     stage.reference = lambda: base  # the reference evaluator takes seconds for the shipped one
-    verdicts: list[str] = []
     with connect(target_of("rehearsal", profile="rehearsal")) as device:
-        for number in range(THROTTLED):
-            hot = chain(folder / f"hot{number}.onnx", 4, {**slow, "throttle": f"{2 + number % 4}:1.4"}, side)
-            rivals = rivals_of(base, hot, "rehearsal")
-            rules = GateRules(seed=number)
-            found = compare(folder / str(number), device, rivals, rules, alpha=rules.alpha)
-            verdicts.append(found.verdict.value)
-    return {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+        found = {
+            f"in {share:.0%} of its launches": _throttled(folder, device, base, share) for share in (1.0, 0.1)
+        }
+        rehearsal.RehearsalSession.throttle_count = lambda _: 0  # type: ignore[method-assign]
+        return {**found, "control, all and unsaid": _throttled(folder / "control", device, base, 1.0)}
+
+
+def _throttled(folder: Path, device: Device, base: Path, share: float) -> dict[str, Any]:
+    """Compare THROTTLED / 2 files that throttle with one that does not."""
+    folder.mkdir(exist_ok=True)
+    verdicts: Counter[str] = Counter()
+    kept = dropped = 0
+    for number in range(THROTTLED // 2):
+        hot = chain(
+            folder / f"hot{number}-{share}.onnx",
+            4,
+            {**_SLOW, "throttle": f"{1 + number % 2}:1.4:{share}"},
+            _SMALL,
+        )
+        rules = GateRules(seed=number)
+        done = compare(
+            folder / f"{number}-{share}", device, rivals_of(base, hot, "rehearsal"), rules, alpha=rules.alpha
+        )
+        verdicts[done.verdict.value] += 1
+        kept, dropped = kept + done.pairs, dropped + len(done.dropped)
+    return {"verdicts": dict(sorted(verdicts.items())), "pairs": kept, "pairs dropped": dropped}
 
 
 def overhead(_: Path, __: Asked) -> dict[str, Any]:
