@@ -7,12 +7,15 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.devices import Device
 from edgekd.devices.hostkeys import printable
 from edgekd.errors import BuildError, DeviceError
+from edgekd.stages.halve import cast_by_graph
 from edgekd.store import write_text
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision
@@ -20,11 +23,12 @@ from edgekd.values.order import ProbeReply
 from edgekd.values.target import Profile
 from edgekd.worker.health import MODEL, WEIGHTS
 
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
 log = logging.getLogger(__name__)
 
-_SHARE = (
-    0.5  # of the board's memory that a build may take: the rest is the system's, and on a Jetson the GPU's
-)
+_SHARE = 0.5  # of the board's memory for a build: the rest is the system's, and on a Jetson the GPU's
 _STEP_MIB = 64
 _BUILD_TIMEOUT_S = 600.0
 _OPSET = 17  # what TensorRT 10.3 reads
@@ -89,9 +93,10 @@ def write_profile(folder: Path, device: Device, draft: Profile, reply: ProbeRepl
 def _built(folder: Path, device: Device, runtime: str) -> Iterator[Precision]:
     """Yield the precisions in which the runtime really compiles and runs a network there."""
     for precision in Precision:
-        model = Model(file=Artifact.of(MODEL))
-        if precision is Precision.INT8:
-            model = Model(file=_quantised(folder), precision=Precision.INT8)
+        written = None  # for the attempt
+        if precision is Precision.INT8 or cast_by_graph(runtime, precision):
+            written = _quantised(folder) if precision is Precision.INT8 else _halved(folder)
+        model = Model(file=written or Artifact.of(MODEL), precision=precision if written else Precision.FP32)
         engine = Engine(model=model, runtime=runtime, precision=precision)
         try:
             device.build(engine)
@@ -99,20 +104,20 @@ def _built(folder: Path, device: Device, runtime: str) -> Iterator[Precision]:
             log.info("%s is left out: %s", engine.name, error.cause or error.what)
             continue
         finally:
-            if precision is Precision.INT8:
-                model.file.path.unlink(missing_ok=True)
+            if written:
+                written.path.unlink(missing_ok=True)
         yield precision
 
 
 def _quantised(folder: Path) -> Artifact:
     """Write the worker's own network with Q/DQ around its convolution; per-tensor scales, no zero points."""
-    from onnx import TensorProto, helper, numpy_helper, save_model
+    from onnx import helper
 
     scale = float(np.abs(WEIGHTS).max()) / 127
-    values: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
-        "image_scale": np.float32(1 / 64).reshape(()),
-        "weight_scale": np.float32(scale).reshape(()),
-        "zero": np.int8(0).reshape(()),
+    values: Mapping[str, NDArray[Any]] = {
+        "image_scale": np.array(1 / 64, np.float32),
+        "weight_scale": np.array(scale, np.float32),
+        "zero": np.array(0, np.int8),
         "weights": np.round(WEIGHTS / scale).astype(np.int8),
     }
     nodes = [
@@ -123,14 +128,33 @@ def _quantised(folder: Path) -> Artifact:
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("GlobalAveragePool", ["b"], ["answer"]),
     ]
+    return _saved(folder / ".health-int8.onnx", nodes, values)
+
+
+def _halved(folder: Path) -> Artifact:
+    """Write the worker's own network as a graph that computes in fp16, with fp32 at its ends."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["x", "weights"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Cast", ["c"], ["answer"], to=TensorProto.FLOAT),
+    ]
+    return _saved(folder / ".health-fp16.onnx", nodes, {"weights": WEIGHTS.astype(np.float16)})
+
+
+def _saved(path: Path, nodes: list[NodeProto], values: Mapping[str, NDArray[Any]]) -> Artifact:
+    from onnx import TensorProto, helper, numpy_helper, save_model
+
     graph = helper.make_graph(
         nodes,
-        "health-int8",
+        path.stem.lstrip("."),
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
         [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 4, 1, 1])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
-    path = folder / ".health-int8.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8), str(path)

@@ -3,7 +3,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from edgekd.devices.local import LocalDevice
 from edgekd.errors import BuildError, DeviceError
@@ -79,6 +82,30 @@ def test_the_int8_network_is_one_that_real_runtimes_build(
     path = write_profile(tmp_path, device, draft_profile(reply, name="here"), reply, today=TODAY)
     found = target_from(TargetSection(profile=str(path)), Path()).profile
     assert {Precision.FP32, Precision.INT8} <= set(found.runtimes[runtime])
+
+
+def test_a_runtime_that_reads_the_precision_from_the_graph_is_given_one_in_fp16(tmp_path: Path):
+    class Reading(Builder):
+        def build(self, engine: Engine) -> OpenReply:
+            if engine.precision is Precision.INT8:
+                return super().build(engine)
+            model = onnx.load(engine.model.file.verified())
+            onnx.checker.check_model(model, full_check=True)
+            kinds[engine.precision] = {one.data_type for one in model.graph.initializer}
+            pixels = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
+            (answers[engine.precision],) = ReferenceEvaluator(model).run(None, {"image": pixels})
+            return super().build(engine)
+
+    kinds: dict[Precision, set[int]] = {}
+    answers: dict[Precision, np.ndarray] = {}
+    reply = replace(REPLY, runtimes=(replace(WORKS, name="tensorrt"),))
+    found = written(tmp_path, Reading((Precision.FP32, Precision.FP16)), reply)
+    assert found.runtimes == {"tensorrt": (Precision.FP32, Precision.FP16)}
+    assert kinds[Precision.FP16] == {onnx.TensorProto.FLOAT16}
+    scale = np.abs(answers[Precision.FP32]).max()
+    np.testing.assert_allclose(answers[Precision.FP16], answers[Precision.FP32], atol=1e-2 * scale)
+    assert (answers[Precision.FP16] != answers[Precision.FP32]).any()
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "my-board.toml"]
 
 
 def test_a_runtime_that_builds_nothing_within_the_limits_is_no_part_of_the_profile(tmp_path: Path):
