@@ -28,7 +28,7 @@ _AGAIN = "give the same command again: it goes on where it was"
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM arrived: an exception, so that every open context closes on the way out."""
+    """SIGINT, SIGTERM or SIGHUP arrived: an exception, so that every open context closes on the way out."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -38,14 +38,15 @@ class Stopped(BaseException):
 @contextmanager
 def ending() -> Iterator[None]:
     """Run a command; whatever it raises, the process ends with a message and the exit code that it means."""
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _stop) for number in _heeded()}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without arrows is no reason to fail
     try:
         yield
     except Stopped as stopped:
-        sys.stderr.write("\ninterrupted; the same command goes on where it was\n")
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            sys.stderr.write("\ninterrupted; the same command goes on where it was\n")
         code = 128 + stopped.number
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
@@ -99,6 +100,13 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     """Colour a word on a terminal that wants colour (https://no-color.org)."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
     return text if plain else f"\x1b[{style}m{text}\x1b[0m"
+
+
+def _heeded() -> Iterator[signal.Signals]:
+    """Yield the signals that end a command; a terminal that closes does not where `nohup` says so."""
+    yield from (signal.SIGINT, signal.SIGTERM)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        yield signal.SIGHUP
 
 
 def _stop(number: int, _: FrameType | None) -> None:

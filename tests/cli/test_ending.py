@@ -120,7 +120,7 @@ with ending(), open_thing():
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143), (1, 129)])
 def test_a_signal_closes_what_is_open_and_says_how_to_go_on(number: int, code: int) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", STOPPED, str(number)],
@@ -132,6 +132,21 @@ def test_a_signal_closes_what_is_open_and_says_how_to_go_on(number: int, code: i
     )
     assert (ran.returncode, ran.stdout) == (code, "closed\n")
     assert ran.stderr == "\ninterrupted; the same command goes on where it was\n"
+
+
+def test_a_terminal_that_closes_does_not_end_what_nohup_started() -> None:
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + STOPPED.replace(
+        "    while True:\n        signal.pause()\n", ""
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "closed\n", "")
 
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
