@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
-_FOLDERS = ("backends", "timing", "values", "worker", "devices/board")
+_FOLDERS = ("backends", "runner", "timing", "values", "worker", "devices/board")
 _FILES = (
-    "__init__.py", "errors.py", "runner.py", "wire.py", "devices/__init__.py", "devices/blocks.py",
+    "__init__.py", "errors.py", "wire.py", "devices/__init__.py", "devices/blocks.py",
     "devices/by_trtexec.py", "devices/external.py", "devices/local.py", "devices/restoring.py",
     "devices/tuned_here.py", "devices/tuning.py",
 )  # fmt: skip

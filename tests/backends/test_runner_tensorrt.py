@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekd import runner
 from edgekd.backends import tensorrt
-from edgekd.runner import Refusal, Student
+from edgekd.runner import Refusal, Student, preprocess, trt_engine
 from edgekd.timing.sampling import varied_inputs
 from edgekd.values.artifact import Artifact
 from edgekd.values.bundle import Bundle
@@ -57,7 +56,7 @@ def builds(
         return build(self, network, config)
 
     monkeypatch.setattr(fake_tensorrt.Builder, "build_serialized_network", counted)
-    monkeypatch.setattr(runner, "_DRIVER", str(driver))
+    monkeypatch.setattr(trt_engine, "_DRIVER", str(driver))
     monkeypatch.setenv("FAKE_TRT", "dla")
     return made
 
@@ -103,7 +102,9 @@ def test_each_way_of_running_tensorrt_gives_the_recorded_logits(
 ):
     student = Student(on_gpu.folder, runtime)
     with np.load(on_gpu.folder / "samples.npz") as samples:
-        np.testing.assert_allclose(student.logits(made.images), samples["logits"], atol=1e-5)
+        np.testing.assert_allclose(
+            student.rows(preprocess(made.images, student.recipe)), samples["logits"], atol=1e-5
+        )
     (config,) = builds
     assert (config.default_device_type is fake_tensorrt.DeviceType.DLA) == (runtime == "tensorrt-dla")
     assert fake_tensorrt.BuilderFlag.TF32 not in config._flags
@@ -191,7 +192,7 @@ def test_a_failing_driver_is_told(on_gpu: Bundle, builds: list[Any], monkeypatch
 def test_without_a_driver_another_runtime_runs_and_the_reason_is_told(
     on_gpu: Bundle, builds: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(runner, "_DRIVER", "libcuda-that-is-none.so.1")
+    monkeypatch.setattr(trt_engine, "_DRIVER", "libcuda-that-is-none.so.1")
     student = Student(on_gpu.folder)
     assert student.name == "onnxruntime/fp32"
     assert "tensorrt/fp32 was accepted, but tensorrt does not load here" in student.notes[0]

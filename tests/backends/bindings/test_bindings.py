@@ -70,9 +70,9 @@ OURS = {
     "tensorrt.py": "FP16 INT8 file name precision read value write",  # of Precision, Artifact, Engine, Store
     "trt_build.py": "append file name shape",  # of deque, Artifact, Path, TensorSpec
     "trt_session.py": "append device_memory dtype itemsize name shape",  # of list, Cuda, arrays, TensorSpec
-    "runner.py": "append nbytes shape",  # of list, arrays
+    "trt_engine.py": "nbytes shape",  # of arrays
 }
-RUNNER = BACKENDS.parent / "runner.py"  # of a bundle: it is handed the module as `trt`
+RUNNER = BACKENDS.parent / "runner" / "trt_engine.py"  # of a bundle: it is handed the module as `trt`
 
 
 def handed(source: str) -> str:
@@ -83,7 +83,7 @@ def handed(source: str) -> str:
 
 
 SOURCES = {name: (BACKENDS / name).read_text(encoding="utf-8") for name in FILES}
-SOURCES["runner.py"] = handed(RUNNER.read_text(encoding="utf-8"))
+SOURCES["trt_engine.py"] = handed(RUNNER.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session", params=tuple(wheels.VERSIONS))
@@ -159,8 +159,8 @@ def test_nearly_every_call_is_held_against_a_signature(bindings: dict[str, Any])
 def test_the_runner_reaches_tensorrt_only_where_it_is_read():
     """Hold the runner to one way: the module is a parameter called `trt` of functions that are read here."""
     text = RUNNER.read_text(encoding="utf-8")
-    assert SOURCES["runner.py"].count("trt.") == text.count("trt.") > 12
-    assert text.count("trt: Any") == len(re.findall(r"\btrt: Any", SOURCES["runner.py"]))
+    assert SOURCES["trt_engine.py"].count("trt.") == text.count("trt.") > 12
+    assert text.count("trt: Any") == len(re.findall(r"\btrt: Any", SOURCES["trt_engine.py"]))
 
 
 def test_only_these_files_import_tensorrt():
@@ -177,10 +177,10 @@ def test_no_name_of_ours_is_excused_without_need(bindings: dict[str, Any]):
 
 # Each is a change to a copy of the source, and what must be said of it; after the colon, in which versions.
 MUTATIONS = [
-    ("runner.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)",
+    ("trt_engine.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)",
      "BuilderFlag has no FP16", "11"),
-    ("runner.py", "engine.num_io_tensors", "engine.num_bindings", "ICudaEngine has no num_bindings", "10 11"),
-    ("runner.py", "context.execute_async_v3(cuda.stream)", "context.execute_async_v3()",
+    ("trt_engine.py", "engine.num_io_tensors", "engine.num_bindings", "ICudaEngine has no num_bindings", "10 11"),
+    ("trt_engine.py", "context.execute_async_v3(cuda.stream)", "context.execute_async_v3()",
      "needs 'stream_handle'", "10 11"),
     ("trt_build.py", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)",
      "BuilderFlag has no FP16", "11"),
