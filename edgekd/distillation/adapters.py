@@ -139,6 +139,21 @@ class Embed(nn.Module):
         )
 
 
+class Proxies(nn.Module):
+    """A learned direction for each class; what comes out are the cosines (B, classes) of embeddings (B, D) with them."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        for shape in shapes.student:
+            _expect(shapes, shape, (_VECTOR,))
+        self.directions = nn.ParameterList(torch.randn(shapes.classes, shape[0]) for shape in shapes.student)
+
+    def forward(self, students: Tensors, teachers: Tensors, _batch: Batch) -> tuple[Tensors, Tensors]:
+        """Compare directions; the labels stay as they are."""
+        found = (F.normalize(one) @ F.normalize(kept).T for one, kept in zip(students, self.directions))
+        return tuple(found), teachers
+
+
 class Gaussian(nn.Module):
     """Three 1 x 1 convolutions to the teacher's mean, and a learned variance a channel (Ahn et al. 2019)."""
 
@@ -167,7 +182,7 @@ class Experts(nn.Module):
 
     def __init__(self, shapes: Shapes, *, experts: int = 30, coldest: float = 1e-10) -> None:
         super().__init__()
-        ((given,), (wanted,)) = shapes.student[0], shapes.teacher[0]
+        given, wanted = shapes.student[0][-1], shapes.teacher[0][-1]
         hidden = (given + wanted) // 2
         self.gate = nn.Linear(wanted, experts)  # the teacher's vector chooses
         self.experts = nn.ModuleList(
@@ -177,11 +192,11 @@ class Experts(nn.Module):
         self.coldest = coldest
 
     def forward(self, students: Tensors, teachers: Tensors, batch: Batch) -> tuple[Tensors, Tensors]:
-        """Map vectors (B, D) of the student."""
+        """Map vectors (B, D) of the student, or those of lists (B, L, D)."""
         temperature = max(self.coldest**batch.progress, torch.finfo(students[0].dtype).tiny)
-        choice = F.gumbel_softmax(self.gate(teachers[0]), tau=temperature, dim=1)  # (B, experts)
-        said = torch.stack([expert(students[0]) for expert in self.experts], dim=1)
-        return ((choice[..., None] * said).sum(dim=1),), teachers
+        choice = F.gumbel_softmax(self.gate(teachers[0]), tau=temperature, dim=-1)  # (..., experts)
+        said = torch.stack([expert(students[0]) for expert in self.experts], dim=-2)
+        return ((choice[..., None] * said).sum(dim=-2),), teachers
 
 
 def resized(tensor: Tensor, side: Sequence[int]) -> Tensor:

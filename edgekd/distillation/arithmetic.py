@@ -12,26 +12,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ROUNDS = 5
 _TRIAL_S = 1.5  # no further round after this
 _TRIAL_BATCH = 32  # enough to tell formats apart; threads are tried on the whole batch
+_IMAGES = 4  # axes: only those have a choice of layout
 _GAIN = 1.1  # less is within the noise of a short trial, and the plain choice keeps runs alike
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """Precision of the products, layout of the images, threads; weights, losses and sums stay fp32."""
+    """Precision of the products, layout of images, threads; weights, losses and sums stay fp32."""
 
     bf16: bool = False
     channels_last: bool = False
     threads: int = 1
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """Lay images (B, C, H, W) out in memory."""
-        return tensor.contiguous(memory_format=self._format)
+        """Lay images (B, C, H, W) out in memory; what has other axes stays as it is."""
+        return tensor.contiguous(memory_format=self._format) if tensor.ndim == _IMAGES else tensor
 
     def place(self, module: nn.Module) -> nn.Module:
         """Lay the weights out in memory, in place."""
@@ -68,31 +68,32 @@ def here() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_arithmetic(module: nn.Module, images: Tensor, *, training: bool) -> Arithmetic:
+def choose_arithmetic(module: nn.Module, inputs: Tensor, *, training: bool) -> Arithmetic:
     """Time the formats on copies of the module, then how many threads the fastest gains from.
 
     On a CPU that others use too, one thread can be 20 times as fast as all of them: they wait for each other.
 
     Args:
         module: is not changed.
-        images: a batch (B, C, H, W), on the module's device.
+        inputs: a batch (B, ...), images (B, C, H, W) or anything else, on the module's device.
         training: time a step with its gradients, or a forward pass.
 
     """
     attempt = _step if training else _forward
-    best = _fastest(module, images[:_TRIAL_BATCH], attempt, FORMATS)
+    formats = [one for one in FORMATS if inputs.ndim == _IMAGES or not one.channels_last]
+    best = _fastest(module, inputs[:_TRIAL_BATCH], attempt, formats)
     most = torch.get_num_threads()
     counts = sorted({*(1 << power for power in range(most.bit_length())), most})
-    if images.is_cuda or most == 1:
+    if inputs.is_cuda or most == 1:
         return dataclasses.replace(best, threads=most)
-    return _fastest(module, images, attempt, [dataclasses.replace(best, threads=count) for count in counts])
+    return _fastest(module, inputs, attempt, [dataclasses.replace(best, threads=count) for count in counts])
 
 
 def _fastest(
-    module: nn.Module, images: Tensor, attempt: Attempt, choices: Sequence[Arithmetic]
+    module: nn.Module, inputs: Tensor, attempt: Attempt, choices: Sequence[Arithmetic]
 ) -> Arithmetic:
     """Run the choices in turns; the first is kept unless another is clearly faster."""
-    runs = {choice: attempt(copy.deepcopy(module), images, choice) for choice in choices}
+    runs = {choice: attempt(copy.deepcopy(module), inputs, choice) for choice in choices}
     seconds: dict[Arithmetic, list[float]] = {choice: [] for choice in choices}
     begin_s = time.perf_counter()
     for number in range(_ROUNDS + 1):
@@ -100,7 +101,7 @@ def _fastest(
             with choice.at_work():
                 start_s = time.perf_counter()
                 run()
-                if images.is_cuda:
+                if inputs.is_cuda:
                     torch.cuda.synchronize()
             if number:  # the first round only warms up
                 seconds[choice].append(time.perf_counter() - start_s)
@@ -111,26 +112,25 @@ def _fastest(
     return best if middle_s[choices[0]] > _GAIN * middle_s[best] else choices[0]
 
 
-def _step(module: nn.Module, images: Tensor, choice: Arithmetic) -> Callable[[], None]:
+def _step(module: nn.Module, inputs: Tensor, choice: Arithmetic) -> Callable[[], None]:
     choice.place(module).train()
-    placed = choice.placed(images)
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    placed = choice.placed(inputs)
 
     def run() -> None:
-        with choice.autocast(images.device):
-            logits = module(placed)
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        with choice.autocast(inputs.device):
+            outputs = module(placed)
+        outputs.float().square().mean().backward()
         module.zero_grad(set_to_none=True)
 
     return run
 
 
-def _forward(module: nn.Module, images: Tensor, choice: Arithmetic) -> Callable[[], None]:
+def _forward(module: nn.Module, inputs: Tensor, choice: Arithmetic) -> Callable[[], None]:
     choice.place(module).eval()
-    placed = choice.placed(images)
+    placed = choice.placed(inputs)
 
     def run() -> None:
-        with torch.inference_mode(), choice.autocast(images.device):
+        with torch.inference_mode(), choice.autocast(inputs.device):
             module(placed)
 
     return run

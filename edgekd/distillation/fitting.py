@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgekd.distillation.balancing import balancer
 from edgekd.distillation.knowledge import (
     BALANCE,
-    LABELS,
     LOGITS,
     Batch,
     Knowledge,
     Shapes,
     Taps,
+    given_to,
     student_taps,
     teacher_taps,
     term,
 )
 from edgekd.distillation.losses import knowledge_from
 from edgekd.distillation.teachers import Teacher
-from edgekd.distillation.views import resized
 from edgekd.errors import ConfigError
 from edgekd.students import build, smallest
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.job import DistillationSection
 from edgekd.values.student import Space
 
 _FEW = 2  # samples to try a loss on
+
+
+def knowledge_for(recipe: DistillationSection, task: Task) -> tuple[Knowledge, ...]:
+    """Make what `[distillation] losses` names, and what the task is learnt by where it names nothing.
+
+    Raises:
+        ConfigError: an unknown name or setting, or a loss that cannot serve the task.
+
+    """
+    named = recipe if recipe.losses else dataclasses.replace(recipe, losses=dict(task.losses))
+    return knowledge_from(named, classes=task.outputs, task=task.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +72,21 @@ def fitted(
         outputs: of a few samples.
         batch: of the same samples.
         samples: in the training set.
-        classes: of the task.
+        classes: that are told apart in training; none: the width of what the task is answered by.
 
     Raises:
         ConfigError: a loss cannot compare what is tapped.
 
     """
     made = nn.ModuleDict()
+    given = given_to(outputs.student, outputs.teacher, batch.labels)
     for one in knowledge:
         if one.adapter is not None:
             made[one.name] = one.adapter(
                 Shapes(
                     name=one.name,
                     student=tuple(outputs.student[tap].shape[1:] for tap in one.student),
-                    teacher=tuple(outputs.teacher[tap].shape[1:] for tap in one.teacher),
+                    teacher=tuple(given[tap].shape[1:] for tap in one.teacher),
                     samples=samples,
                     classes=classes,
                 )
@@ -87,9 +100,7 @@ def fitted(
 
 
 @torch.no_grad()
-def try_losses(
-    recipe: DistillationSection, teacher: Teacher, task: ImageClassification, space: Space
-) -> None:
+def try_losses(recipe: DistillationSection, teacher: Teacher, task: Task, space: Space) -> None:
     """Compute the losses once between the teacher and the smallest student of each family, before any work.
 
     Raises:
@@ -97,30 +108,32 @@ def try_losses(
         UsageError: there is nothing to tap by a name.
 
     """
-    knowledge = knowledge_from(recipe, classes=len(task.classes))
+    knowledge = knowledge_for(recipe, task)
     where = next((weight.device for weight in teacher.module.parameters()), torch.device("cpu"))
-    images = torch.from_numpy(task.inputs(task.train, task.resolution, limit=_FEW)[:, 0])
-    labels = torch.from_numpy(task.train.spread(_FEW).labels)
+    few = task.train.spread(_FEW)
+    labels = torch.from_numpy(np.asarray(few.labels))
     with Taps(teacher.module, teacher_taps(knowledge)) as taps:
-        given = {tap: tensor.cpu() for tap, tensor in taps(images.to(where)).items()}
+        shown = torch.from_numpy(task.prepare(few.samples, task.resolution)).to(where)
+        given = {tap: tensor.cpu() for tap, tensor in taps(shown).items()}
     for family in space.families:
         spec = smallest(space, family)
-        student = build(spec, channels=task.channels, classes=len(task.classes)).eval()
+        student = build(spec, channels=task.channels, classes=task.outputs).eval()
+        inputs = torch.from_numpy(task.prepare(few.samples, spec.resolution))
         with torch.random.fork_rng(), Taps(student, student_taps(knowledge)) as taps:
             fitted(
                 knowledge,
                 recipe.balance,
-                Outputs(student=taps(resized(images, spec.resolution)), teacher=given),
+                Outputs(student=taps(inputs), teacher=given),
                 Batch(labels=labels, indices=torch.arange(len(labels))),
                 samples=len(task.train),
-                classes=len(task.classes),
+                classes=len(task.classes) or task.outputs,
             )
 
 
 @torch.no_grad()
 def _try_out(knowledge: Sequence[Knowledge], adapters: nn.ModuleDict, outputs: Outputs, batch: Batch) -> None:
     """Compute every loss on copies, so that no bank and no norm remembers it."""
-    given = {**outputs.teacher, LABELS: batch.labels}
+    given = given_to(outputs.student, outputs.teacher, batch.labels)
     known = Batch(labels=batch.labels, indices=batch.indices, outputs=given.get(LOGITS))
     trial = copy.deepcopy(adapters)
     for one in knowledge:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import pickle
 import sys
 import warnings
@@ -21,58 +22,63 @@ from torch import Tensor, nn
 
 from edgekd.distillation.arithmetic import Arithmetic, choose_arithmetic
 from edgekd.distillation.checkpoints import load_module, load_tensors
+from edgekd.distillation.foreign import OnnxTeacher, Program, program
+from edgekd.distillation.mixture import Member, Mixture, renormalised
 from edgekd.errors import BackendMissing, IntegrityError, TeacherError
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.codec import did_you_mean
-from edgekd.values.job import TeacherSection
+from edgekd.values.job import CLASSIFYING, TeacherSection
+from edgekd.values.preprocess import Preprocess
 
-_FORMS = "FILE.py:FUNCTION, with FILE.py beside the job, or timm:NAME"
+_FORMS = "FILE.py:FUNCTION, FILE.onnx or FILE.pt2, with FILE beside the job, or timm:NAME"
 _TRIAL_BATCH = 64
+_FEW = 2  # samples that a teacher is tried on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """A frozen module in eval mode, and the side of its input."""
+    """A frozen module in eval mode, and the resolution of its input."""
 
     module: nn.Module
     resolution: int
-    channels: int
+    sample: Tensor  # (k, ...): a few inputs as the task makes them, for trials
     fingerprint: str  # of its architecture and weights
 
     @cached_property
     def arithmetic(self) -> Arithmetic:
         """The arithmetic it answers fastest in; measured once, at the first use."""
-        shape = (_TRIAL_BATCH, self.channels, self.resolution, self.resolution)
         device = next((weight.device for weight in self.module.parameters()), torch.device("cpu"))
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-        return choose_arithmetic(self.module, images, training=False)
+        rows = torch.arange(_TRIAL_BATCH) % len(self.sample)
+        return choose_arithmetic(self.module, self.sample[rows].to(device), training=False)
 
 
-def load_teacher(
-    section: TeacherSection, *, beside: Path, task: ImageClassification, module: object = None
-) -> Teacher:
+def load_teacher(section: TeacherSection, *, beside: Path, task: Task, module: object = None) -> Teacher:
     """Make the module that `[teacher]` names and give it its weights.
 
     Args:
-        section: `model` is FILE.py:FUNCTION, the user's own code, called without arguments; or timm:NAME.
+        section: `model` is FILE.py:FUNCTION, the user's own code, called without arguments; FILE.onnx, which a child
+            runs; FILE.pt2, of torch.export; or timm:NAME.
         beside: the folder that relative paths start from: the job's.
-        task: its images are what the teacher must take.
+        task: its samples are what the teacher must take.
         module: a live torch module in place of the one that `section` names.
 
     Raises:
-        TeacherError: it cannot be made, the weights are another network's, or its outputs do not fit the classes.
+        TeacherError: it cannot be made, the weights are another network's, or its outputs do not fit the task.
         IntegrityError: the weights are not a plain state dict.
         BackendMissing: timm is not installed.
 
     """
     if module is not None:
         return from_module(module, task)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made, source = _made(section.model, beside, task)
+    made, source = _made(section.model, beside, task, trusted=section.trusted)
     if section.weights is not None:
         _put(made, beside / Path(section.weights).expanduser())
+    if section.epochs and (section.others or isinstance(made, (OnnxTeacher, Program))):
+        what = "several teachers" if section.others else f"the teacher {section.model}"
+        raise TeacherError(f"{what} cannot be trained here", mend="leave [teacher] epochs out")
+    if section.others:
+        made = _together(made, section, beside, task)
     return _frozen(made, task, source)
 
 
@@ -85,19 +91,17 @@ def module_from(model: str, weights: Path | None, *, beside: Path) -> nn.Module:
         BackendMissing: timm is not installed.
 
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module, _ = _made(model, beside, None)
+    module, _ = _made(model, beside, None)
     if weights is not None:
         _put(module, weights)
     return module.eval().requires_grad_(False)
 
 
-def from_module(module: object, task: ImageClassification) -> Teacher:
+def from_module(module: object, task: Task) -> Teacher:
     """Take a live module as the teacher; it is copied, so that what the caller does later changes nothing.
 
     Raises:
-        TeacherError: it is no torch module, or its outputs do not fit the classes.
+        TeacherError: it is no torch module, or its outputs do not fit the task.
 
     """
     if not isinstance(module, nn.Module):
@@ -178,17 +182,45 @@ def _unpickled(path: Path) -> object:
         ) from error
 
 
-def _made(model: str, beside: Path, task: ImageClassification | None) -> tuple[nn.Module, str]:
+def _made(model: str, beside: Path, task: Task | None, *, trusted: bool = False) -> tuple[nn.Module, str]:
     """Return the module, and the text it was made from."""
     if model.startswith("timm:"):
         return _from_timm(model.removeprefix("timm:"), task), ""
+    if model.endswith(".onnx"):
+        return OnnxTeacher(beside / Path(model).expanduser(), os.cpu_count() or 1), ""
+    if model.endswith(".pt2"):
+        return program(beside / Path(model).expanduser(), trusted=trusted), ""
     name, colon, function = model.rpartition(":")
     if not colon or not name.endswith(".py"):
         raise TeacherError(f"[teacher] model = {model!r} is not understood", mend=f"give {_FORMS}")
     path = beside / Path(name).expanduser()
     if not path.is_file():
         raise TeacherError(f"[teacher] model = {model!r}: there is no {path}", mend=f"give {_FORMS}")
-    return _called(_imported(path), function, path), path.read_text(encoding="utf-8", errors="replace")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = _called(_imported(path), function, path)
+    return module, path.read_text(encoding="utf-8", errors="replace")
+
+
+def _together(first: nn.Module, section: TeacherSection, beside: Path, task: Task) -> Mixture:
+    """Make the others that `[teacher]` names, each tried alone, and let all answer as one."""
+    members = [Member(module=first, weight=section.weight)]
+    recipe = task.preprocess(task.resolution)
+    sample = torch.from_numpy(task.prepare(task.train.spread(_FEW).samples, task.resolution))
+    for other in section.others:
+        module, _ = _made(other.model, beside, task, trusted=other.trusted)
+        if other.weights is not None:
+            _put(module, beside / Path(other.weights).expanduser())
+        _check_outputs(module.eval(), task, sample)
+        scale: tuple[float, ...] = ()
+        shift: tuple[float, ...] = ()
+        if other.mean is not None and other.std is not None:
+            if not isinstance(recipe, Preprocess) or len(other.mean) != len(recipe.mean):
+                what = f"[[teacher.others]] mean of {other.model} has {len(other.mean)} values"
+                raise TeacherError(what, mend="give one a channel of the task's images")
+            scale, shift = renormalised(recipe.mean, recipe.std, own_mean=other.mean, own_std=other.std)
+        members.append(Member(module=module, weight=other.weight, scale=scale, shift=shift))
+    return Mixture(members, probabilities=task.kind in (*CLASSIFYING, "segmentation"))
 
 
 def _called(code: ModuleType, function: str, path: Path) -> nn.Module:
@@ -239,7 +271,7 @@ def _importing_beside(path: Path) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _from_timm(name: str, task: ImageClassification | None) -> nn.Module:
+def _from_timm(name: str, task: Task | None) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -247,7 +279,7 @@ def _from_timm(name: str, task: ImageClassification | None) -> nn.Module:
             f"the teacher timm:{name} needs timm", cause=str(error), mend="run `pip install edgekd[timm]`"
         ) from error
     try:
-        shape = {"num_classes": len(task.classes), "in_chans": task.channels} if task else {}
+        shape = {"num_classes": task.outputs, "in_chans": task.channels} if task else {}
         module = timm.create_model(name, pretrained=True, **shape)
     except Exception as error:  # timm raises what its models and its hub raise
         raise TeacherError(
@@ -278,36 +310,41 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown  # noqa: PLR2004 - a few are enough
 
 
-def _frozen(module: nn.Module, task: ImageClassification, source: str) -> Teacher:
+def _frozen(module: nn.Module, task: Task, source: str) -> Teacher:
     module.eval().requires_grad_(False)
-    _check_outputs(module, task)
+    sample = torch.from_numpy(task.prepare(task.train.spread(_FEW).samples, task.resolution))
+    _check_outputs(module, task, sample)
     return Teacher(
         module=module,
         resolution=task.resolution,
-        channels=task.channels,
+        sample=sample,
         fingerprint=fingerprint_of(module, source),
     )
 
 
-def _check_outputs(module: nn.Module, task: ImageClassification) -> None:
-    images = torch.from_numpy(task.inputs(task.train, task.resolution, limit=2)[:, 0])
-    wanted = (len(images), len(task.classes))
-    where = next((weight.device for weight in module.parameters()), images.device)
+def _check_outputs(module: nn.Module, task: Task, sample: Tensor) -> None:
+    """Look at what the teacher says of a few samples (k, ...)."""
+    wanted = (len(sample), *task.answer_shape(task.resolution))
+    where = next((weight.device for weight in module.parameters()), sample.device)
     try:
         with torch.inference_mode():
-            outputs = module(images.to(where))
+            outputs = module(sample.to(where))
     except Exception as error:  # the user's own code may raise anything
         raise TeacherError(
-            f"the teacher cannot take images of shape {tuple(images.shape[1:])}",
+            f"the teacher cannot take inputs of shape {tuple(sample.shape[1:])}",
             cause=f"{type(error).__name__}: {error}"[:300],
-            mend="set [task] resolution to the side of its input",
+            mend="set [task] resolution to what its input asks for",
         ) from error
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TeacherError(
             "the teacher's outputs do not fit the task",
-            cause=f"{len(images)} images gave {found}; {len(task.classes)} classes ask for a tensor {wanted}",
-            mend="give a teacher with one logit a class, or data with its classes",
+            cause=f"{len(sample)} samples gave {found}; {_asked(task)} a tensor {wanted}",
+            mend="give a teacher that answers this task, such as with one logit a class, or the data it was made for",
         )
     if not torch.isfinite(outputs).all():
         raise TeacherError("the teacher's outputs are not finite", cause="NaN or infinity in its weights")
+
+
+def _asked(task: Task) -> str:
+    return f"{len(task.classes)} classes ask for" if task.classes else f"{task.kind} asks for"

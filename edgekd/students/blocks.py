@@ -106,7 +106,11 @@ def conv_norm_relu(layer: Layer) -> nn.Sequential:
 
 def fold(module: nn.Module) -> nn.Module:
     """Return a copy for inference: every branch and batch norm folded into a convolution with bias."""
-    shipped = copy.deepcopy(module)
+    replaced = [one for name, one in module.named_modules() if name and isinstance(one, ConvNorm)]
+    tensors = {id(tensor): tensor for one in replaced for tensor in (*one.parameters(), *one.buffers())}
+    shipped = copy.deepcopy(
+        module, tensors
+    )  # those are not copied: what holds them is gone after the next line
     _fold_children(shipped)
     shipped.eval()
     return shipped.requires_grad_(requires_grad=False)

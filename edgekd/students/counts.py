@@ -38,7 +38,7 @@ def costs(layers: Sequence[Layer]) -> tuple[float, ...]:
     """
     depthwise = sum(one.macs for one in layers if one.groups > 1)
     dense = sum(one.macs for one in layers) - depthwise
-    traffic = sum(one.inputs * one.side**2 + one.params + one.activations for one in layers)
+    traffic = sum(one.inputs * one.side**2 * one.rows + one.params + one.activations for one in layers)
     return 1.0, float(len(layers)), dense / 1e6, depthwise / 1e6, traffic / 1e6
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgekd.students.blocks import QUIET, ConvNorm, RepConvNorm, conv_norm_relu
-from edgekd.students.shapes import BlockShape, Layer, halved
+from edgekd.students.blocks import QUIET, ConvNorm, Network, RepConvNorm, conv_norm_relu
+from edgekd.students.shapes import BlockShape, Layer, block_shapes, halved, image_layers
+from edgekd.values.student import StudentSpec
 
 EXPANSIONS = (2.0, 4.0, 6.0)
 _LAST = 2  # channels that are pooled / channels of the last stage
@@ -16,7 +17,7 @@ class Block(nn.Module):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        expand, depthwise, project = layers(shape)
+        expand, depthwise, project = block_layers(shape)
         self.expand = conv_norm_relu(expand)
         self.depthwise = RepConvNorm(depthwise)
         self.relu = nn.ReLU(inplace=True)
@@ -31,7 +32,17 @@ class Block(nn.Module):
         return out + x if self.residual else out
 
 
-def layers(shape: BlockShape) -> tuple[Layer, ...]:
+def build(spec: StudentSpec, channels: int, outputs: int) -> nn.Module:
+    """Return the network to train: images (B, C, r, r) to logits (B, outputs)."""
+    return Network(layers(spec, channels, outputs), tuple(block_shapes(spec)), Block)
+
+
+def layers(spec: StudentSpec, channels: int, outputs: int) -> tuple[Layer, ...]:
+    """Return the layers of the folded network."""
+    return image_layers(spec, channels, outputs, block_layers, last)
+
+
+def block_layers(shape: BlockShape) -> tuple[Layer, ...]:
     """Return the block's layers once folded."""
     name, stage, stride, inner = shape.name, shape.stage, shape.stride, shape.inner
     expand = Layer(

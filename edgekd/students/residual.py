@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgekd.students.blocks import QUIET, ConvNorm, RepConvNorm
-from edgekd.students.shapes import BlockShape, Layer, halved
+from edgekd.students.blocks import QUIET, ConvNorm, Network, RepConvNorm
+from edgekd.students.shapes import BlockShape, Layer, block_shapes, halved, image_layers
+from edgekd.values.student import StudentSpec
 
 EXPANSIONS = (0.5, 1.0, 1.5)
 
@@ -15,7 +16,7 @@ class Block(nn.Module):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        first, second, *shortcut = layers(shape)
+        first, second, *shortcut = block_layers(shape)
         self.first = RepConvNorm(first)
         self.first_relu = nn.ReLU(inplace=True)
         self.second = RepConvNorm(second)
@@ -29,7 +30,17 @@ class Block(nn.Module):
         return out
 
 
-def layers(shape: BlockShape) -> tuple[Layer, ...]:
+def build(spec: StudentSpec, channels: int, outputs: int) -> nn.Module:
+    """Return the network to train: images (B, C, r, r) to logits (B, outputs)."""
+    return Network(layers(spec, channels, outputs), tuple(block_shapes(spec)), Block)
+
+
+def layers(spec: StudentSpec, channels: int, outputs: int) -> tuple[Layer, ...]:
+    """Return the layers of the folded network."""
+    return image_layers(spec, channels, outputs, block_layers, last)
+
+
+def block_layers(shape: BlockShape) -> tuple[Layer, ...]:
     """Return the block's layers once folded."""
     name, stage, stride = shape.name, shape.stage, shape.stride
     first = Layer(

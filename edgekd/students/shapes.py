@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgekd.errors import ConfigError
@@ -45,6 +45,7 @@ class Layer:
     stride: int = 1
     groups: int = 1
     stage: int | None = None  # None in the stem and the head
+    rows: int = 1  # of a list, which share the weights
 
     @property
     def params(self) -> int:
@@ -53,8 +54,8 @@ class Layer:
 
     @property
     def activations(self) -> int:
-        """Elements of its output for one image."""
-        return self.outputs * halved(self.side, self.stride) ** 2
+        """Elements of its output for one image or list."""
+        return self.outputs * halved(self.side, self.stride) ** 2 * self.rows
 
     @property
     def macs(self) -> int:
@@ -110,18 +111,54 @@ def last_side(spec: StudentSpec) -> int:
     return halved(last.side, last.stride)
 
 
+def image_layers(
+    spec: StudentSpec,
+    channels: int,
+    outputs: int,
+    block: Callable[[BlockShape], tuple[Layer, ...]],
+    last: Callable[[int, int], Layer | None],
+) -> tuple[Layer, ...]:
+    """Return the layers of a folded network of convolutions with one classifier.
+
+    Args:
+        spec: of an image family.
+        channels: of the image.
+        outputs: width of the classifier.
+        block: gives the layers of a block.
+        last: gives the convolution before the pool, of channels and side, where there is one.
+
+    Raises:
+        ConfigError: the image is a single pixel.
+
+    """
+    if spec.resolution < _LEAST_SIDE:
+        raise ConfigError(
+            f"no network can be built from {spec}", mend=f"give a resolution of at least {_LEAST_SIDE}"
+        )
+    blocks = (layer for shape in block_shapes(spec) for layer in block(shape))
+    final = last(spec.stages[-1].width, last_side(spec))
+    pooled = final.outputs if final else spec.stages[-1].width
+    classifier = Layer(name="classifier", inputs=pooled, outputs=outputs)
+    return (stem_layer(spec, channels), *blocks, *([final] if final else []), classifier)
+
+
+def image_inputs(spec: StudentSpec, channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the whole shape of an image family's input."""
+    return {"images": (1, channels, spec.resolution, spec.resolution)}
+
+
 def refuse_nonsense(spec: StudentSpec) -> None:
-    """Check that a network can be built from the spec.
+    """Check that a network can be built from the spec, whatever its family.
 
     Raises:
         ConfigError: a size is not positive, a kernel is even, or there is no stage.
 
     """
     sizes = [spec.resolution, spec.stem, *(n for s in spec.stages for n in (s.width, s.depth, s.kernel))]
-    if not spec.stages or min(sizes) < 1 or spec.resolution < _LEAST_SIDE:
+    if not spec.stages or min(sizes) < 1:
         raise ConfigError(
             f"no network can be built from {spec}",
-            mend="give one stage or more, a resolution of at least 2, and positive widths, depths and kernels",
+            mend="give one stage or more, and positive resolution, widths, depths and kernels",
         )
     if any(stage.kernel % 2 == 0 or stage.expansion <= 0 for stage in spec.stages):
         raise ConfigError(

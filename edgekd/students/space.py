@@ -20,13 +20,11 @@ _DEPTHS = (1, 2, 3, 4)
 _KERNELS = (3, 5)
 
 
-def space_of(
-    *, resolution: int, channels: int, classes: int, expansions: dict[str, tuple[float, ...]]
-) -> Space:
+def image_space(resolution: int, channels: int, outputs: int, families: tuple[str, ...]) -> Space:
     """Return the students for images of a side: widths double from stage to stage.
 
     Raises:
-        ConfigError: the images are smaller than 8 x 8, or there is no family.
+        ConfigError: the images are smaller than 8 x 8.
 
     """
     if resolution < LEAST_RESOLUTION:
@@ -35,20 +33,18 @@ def space_of(
             cause=f"the resolution is {resolution}",
             mend=f"set task.resolution to {LEAST_RESOLUTION} or more",
         )
-    if not expansions:
-        raise ConfigError("there is no family to search", mend="name one in search.families")
     stages = 4 if resolution > _LARGE_RESOLUTION else 3
     smaller = {resolution * eighths // 8 // 4 * 4 for eighths in (6, 7)}
     return Space(
-        families=tuple(expansions),
+        families=families,
         channels=channels,
-        classes=classes,
+        classes=outputs,
         resolutions=tuple(sorted({resolution, *(side for side in smaller if side >= LEAST_RESOLUTION)})),
         stems=_STEMS,
         widths=tuple(tuple(CHANNEL_STEP * at * 2**stage for at in range(1, 9)) for stage in range(stages)),
         depths=_DEPTHS,
         kernels=_KERNELS,
-        expansions=expansions,
+        expansions={},  # each family's own, filled in by `space_for`
     )
 
 

@@ -2,100 +2,66 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.errors import ConfigError, DataError
-from edgekd.runner import preprocess
+from edgekd.errors import DataError
 from edgekd.tasks import datasets
 from edgekd.tasks.npz import check_images
-from edgekd.values.job import TaskSection
-from edgekd.values.preprocess import Preprocess
-
-_CHUNK = 1024  # images hashed or summed at a time: the rest stays on disk
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Split:
-    """Images and their labels."""
-
-    images: NDArray[np.uint8]  # (N, side, side, C)
-    labels: NDArray[np.int64]  # (N,)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def part(self, start: int, stop: int) -> Split:
-        """Return the images from `start` up to `stop`."""
-        return Split(images=self.images[start:stop], labels=self.labels[start:stop])
-
-    def spread(self, limit: int) -> Split:
-        """Return at most `limit` images, evenly spread: where classes follow each other, of every class."""
-        count = min(limit, len(self))
-        chosen = np.arange(count) * len(self) // max(count, 1)
-        return Split(images=self.images[chosen], labels=self.labels[chosen])
+from edgekd.tasks.pictures import Pictures, statistics
+from edgekd.tasks.task import Split
+from edgekd.values.job import CLASSIFICATION_LOSSES, TaskSection
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageClassification:
-    """A data set, divided, and what turns its images into tensors.
+class ImageClassification(Pictures):
+    """Images of one class each, divided, and what turns them into tensors."""
 
-    The validation part chooses students; the test part is for the last verdict alone.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
-    mean: tuple[float, ...]  # of pixels in [0, 1], one a channel
-    std: tuple[float, ...]
-    resolution: int  # side of the teacher's input
-    flip: bool  # mirror images at random
-    crop: int  # pixels of padding for random crops, at `resolution`
     metric: str = "accuracy"
-    fingerprint: str = field(init=False)  # of the pixels, labels and settings
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", _fingerprint(self))
 
     @property
-    def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
-        return len(self.mean)
+    def kind(self) -> str:
+        """Classification."""
+        return "classification"
 
     @property
-    def side(self) -> int:
-        """Side in pixels of the images as they are kept."""
-        return int(self.train.images.shape[1])
+    def outputs(self) -> int:
+        """One logit a class."""
+        return len(self.classes)
 
-    def preprocess(self, resolution: int) -> Preprocess:
-        """Say how an image becomes the input of a network of this resolution."""
-        return Preprocess(height=resolution, width=resolution, mean=self.mean, std=self.std)
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Convolutions, dense and depthwise."""
+        return ("residual", "inverted")
 
-    def split(self, name: str) -> Split:
-        """Return the part called train, validation or test."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """The labels, and what the teacher says of all classes (DIST)."""
+        return CLASSIFICATION_LOSSES
 
-    def inputs(self, split: Split, resolution: int, limit: int | None = None) -> NDArray[np.float32]:
-        """Pre-process a split, or `split.spread(limit)`.
+    @property
+    def criterion(self) -> str:
+        """Cross-entropy."""
+        return "ce"
 
-        Returns:
-            (n, 1, C, resolution, resolution): a row an inference.
+    def answer_shape(self, resolution: int) -> tuple[int, ...]:
+        """One logit a class, whatever the resolution."""
+        del resolution
+        return (self.outputs,)
 
-        """
-        images = split.spread(limit).images if limit is not None else split.images
-        return preprocess(np.asarray(images), self.preprocess(resolution))[:, None]
+    def decoding(self, resolution: int) -> dict[str, Any]:
+        """Return nothing: the largest logit names the class."""
+        del resolution
+        return {}
 
-    def score(self, logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    def score(self, outputs: NDArray[Any], labels: NDArray[Any]) -> float:
         """Return the accuracy of logits (N, classes); a row that is not finite counts as wrong."""
-        rows = logits.reshape(len(labels), -1)
+        rows = outputs.reshape(len(labels), -1)
         right = (rows.argmax(axis=1) == labels) & np.isfinite(rows).all(axis=1)
         return float(right.mean())
 
@@ -202,9 +168,9 @@ def _task(section: TaskSection, source: datasets.Source, cache: Path, seed: int)
     labels, start, divided = source.labels[order], 0, []
     for part in (parts.train, parts.validation, parts.test):
         rows = slice(start, start + len(part))
-        divided.append(Split(images=pixels[rows], labels=labels[rows]))
+        divided.append(Split(samples=pixels[rows], labels=labels[rows]))
         start += len(part)
-    mean, std = _statistics(section, divided[0].images)
+    mean, std = statistics(section, divided[0].samples)
     return ImageClassification(
         name=source.name,
         classes=source.classes,
@@ -217,38 +183,3 @@ def _task(section: TaskSection, source: datasets.Source, cache: Path, seed: int)
         flip=section.flip,
         crop=section.crop,
     )
-
-
-def _statistics(
-    section: TaskSection, images: NDArray[np.uint8]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation a channel of pixels in [0, 1]: the given ones, or the images' own."""
-    channels = images.shape[3]
-    for name, given in (("mean", section.mean), ("std", section.std)):
-        if given is not None and len(given) != channels:
-            raise ConfigError(f"[task] {name} has {len(given)} values, the images have {channels} channels")
-    sums, squares = np.zeros(channels), np.zeros(channels)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK].reshape(-1, channels).astype(np.float64) / 255
-        sums += chunk.sum(axis=0)
-        squares += np.square(chunk).sum(axis=0)
-    count = images.size / channels
-    mean = sums / count
-    # Images of one flat colour have no spread; 1/255 keeps the division harmless.
-    std = np.sqrt(np.maximum(squares / count - mean**2, 255.0**-2))
-    return (
-        section.mean or tuple(round(float(value), 6) for value in mean),
-        section.std or tuple(round(float(value), 6) for value in std),
-    )
-
-
-def _fingerprint(task: ImageClassification) -> str:
-    digest = hashlib.sha256()
-    settings = (task.classes, task.mean, task.std, task.resolution, task.flip, task.crop, task.metric)
-    digest.update(repr(settings).encode())
-    for part in (task.train, task.validation, task.test):
-        digest.update(repr(part.images.shape).encode())
-        digest.update(np.ascontiguousarray(part.labels).tobytes())
-        for start in range(0, len(part), _CHUNK):
-            digest.update(np.ascontiguousarray(part.images[start : start + _CHUNK]).data)
-    return digest.hexdigest()

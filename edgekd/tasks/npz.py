@@ -6,6 +6,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def read_npz(path: Path) -> _Content:
         DataError: it is damaged, holds objects, or arrays of another form.
 
     """
-    arrays = _arrays(path)
+    arrays = read_arrays(path, _FORMS)
     if {"jpeg", "offset", "label"} <= arrays.keys():
         images: NDArray[np.uint8] | Encoded = _encoded(path, arrays["jpeg"], arrays["offset"])
         labels = _labels(path, arrays["label"])
@@ -36,7 +37,44 @@ def read_npz(path: Path) -> _Content:
         images, labels = check_images(str(path), arrays["images"]), _labels(path, arrays["labels"])
     else:
         raise DataError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}", mend=f"give {_FORMS}")
-    return images, labels, _classes(arrays, labels), _split(path, arrays, len(labels))
+    return images, labels, _classes(arrays, labels), split_of(path, arrays, len(labels))
+
+
+def read_arrays(path: Path, forms: str) -> dict[str, NDArray[np.generic]]:
+    """Read all arrays of an .npz.
+
+    Args:
+        path: of the .npz.
+        forms: what it should hold, for messages.
+
+    Raises:
+        DataError: it is damaged, or holds objects.
+
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise DataError(
+            f"{path} cannot be read",
+            cause=str(error)[:200],
+            mend=f"write it with numpy.savez, numbers and strings only: {forms}",
+        ) from error
+
+
+def split_of(path: Path, arrays: Mapping[str, NDArray[np.generic]], count: int) -> NDArray[np.bool_] | None:
+    """Return what `split` says: True where a sample is for the test; None where it is not given.
+
+    Raises:
+        DataError: it is not a 0 or 1 for each sample.
+
+    """
+    if "split" not in arrays:
+        return None
+    split = arrays["split"]
+    if split.shape != (count,) or not np.isin(split, (0, 1)).all():
+        raise DataError(f"the split of {path} is wrong", mend="give 0 (train) or 1 (test) for each sample")
+    return split.astype(np.bool_)
 
 
 def check_images(name: str, images: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -55,18 +93,6 @@ def check_images(name: str, images: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(shaped, dtype=np.uint8)
 
 
-def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise DataError(
-            f"{path} cannot be read",
-            cause=str(error)[:200],
-            mend=f"write it with numpy.savez, numbers and strings only: {_FORMS}",
-        ) from error
-
-
 def _labels(path: Path, labels: NDArray[np.generic]) -> NDArray[np.int64]:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
@@ -80,15 +106,6 @@ def _classes(arrays: dict[str, NDArray[np.generic]], labels: NDArray[np.int64]) 
     if "classes" in arrays:
         return tuple(str(name) for name in np.atleast_1d(arrays["classes"]).tolist())
     return tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
-
-
-def _split(path: Path, arrays: dict[str, NDArray[np.generic]], count: int) -> NDArray[np.bool_] | None:
-    if "split" not in arrays:
-        return None
-    split = arrays["split"]
-    if split.shape != (count,) or not np.isin(split, (0, 1)).all():
-        raise DataError(f"the split of {path} is wrong", mend="give 0 (train) or 1 (test) for each image")
-    return split.astype(np.bool_)
 
 
 def _encoded(path: Path, jpeg: NDArray[np.generic], offset: NDArray[np.generic]) -> Encoded:

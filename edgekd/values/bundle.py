@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgekd.values.artifact import Artifact
 from edgekd.values.budget import Limits
@@ -12,7 +13,7 @@ from edgekd.values.conditions import Conditions, Trust
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.power import Energy
-from edgekd.values.preprocess import Preprocess
+from edgekd.values.preprocess import Recipe
 from edgekd.values.student import StudentSpec
 
 SCHEMA_VERSION = 1
@@ -70,6 +71,12 @@ class Parity:
     def relative_error(self) -> float:
         """`max_error / scale`."""
         return self.max_error / self.scale if self.scale else self.max_error
+
+    @property
+    def words(self) -> str:
+        """How far, and how many labels changed where any did: outputs of many tasks name none."""
+        labels = f"{self.changed_labels} of {self.samples} labels differ; " if self.changed_labels else ""
+        return f"{labels}error {self.relative_error:.1e}"
 
     @property
     def agreement(self) -> float:
@@ -147,6 +154,9 @@ class Manifest:
     seed: int
     command: str = ""  # that makes this bundle again
     teacher_latency: LatencySummary | None = None  # on the accepted deployment's runtime and threads
+    decoding: dict[str, Any] = field(
+        default_factory=dict
+    )  # how outputs become answers: plain JSON, for run.py
 
     @property
     def accepted(self) -> Deployment:
@@ -177,7 +187,7 @@ class BundleContent:
     spec: StudentSpec
     source: Model  # the portable ONNX: fp32, or with explicit Q/DQ
     shipped: tuple[Shipped, ...]  # the accepted one first
-    preprocess: Preprocess
+    preprocess: Recipe
     limits: Limits
     accuracy: Accuracies
     teacher_sha256: str
@@ -189,6 +199,7 @@ class BundleContent:
     samples: Artifact | None = None  # .npz that `stages.bundle.save_samples` wrote
     command: str = ""
     teacher_latency: Latency | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,8 @@ def decode(kind: type[T], data: Any, where: str = "") -> T:
 
     Args:
         kind: a dataclass, enum, scalar, or `tuple[X, ...]`, `dict[str, X]`, `X | None` of those; or a scalar,
-            a list and a table of which the data's form picks one, such as `float | Section`.
+            a list and a table of which the data's form picks one, such as `float | Section`; or dataclasses of
+            which the data's "kind" picks one, the first where the data has none.
         data: what JSON or TOML gave.
         where: the name to use in messages, such as `[budget]`.
 
@@ -107,7 +108,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if kind is Any:
         return data
     if origin in (Union, types.UnionType):
-        return None if data is None else _decode(_fitting(arguments, data), data, where)
+        return None if data is None else _decode(_fitting(arguments, data, where), data, where)
     if origin is tuple:
         return _decode_tuple(arguments, data, where)
     if origin is dict:
@@ -118,14 +119,26 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     return _decode_scalar(kind, data, where)
 
 
-def _fitting(arguments: tuple[Any, ...], data: Any) -> Any:
+def _fitting(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
     """Pick the kind of the data's form: a table for a table, a list for a list, else the first."""
     kinds = [argument for argument in arguments if argument is not type(None)]
     if isinstance(data, Mapping):
-        return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), kinds[0])
+        tables = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        return _of_kind(tables, data, where) if len(tables) > 1 else next(iter(tables), kinds[0])
     if isinstance(data, (list, tuple)):
         return next((kind for kind in kinds if typing.get_origin(kind) is tuple), kinds[0])
     return kinds[0]
+
+
+def _of_kind(tables: list[Any], data: Mapping[str, Any], where: str) -> Any:
+    """Pick the dataclass whose own `kind`, a default, is the data's."""
+    known = {table.kind: table for table in tables}
+    named = data.get("kind", tables[0].kind)
+    if not isinstance(named, str) or named not in known:
+        raise ConfigError(
+            f"{named!r} is not possible{_in(where)}", mend=did_you_mean(str(named), list(known))
+        )
+    return known[named]
 
 
 def _decode_tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:

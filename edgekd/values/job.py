@@ -9,26 +9,55 @@ from edgekd.errors import ConfigError
 from edgekd.values.budget import Budget
 from edgekd.values.codec import did_you_mean
 
-TASKS = ("classification",)
+TASKS = (
+    "classification", "recognition", "regression", "ranking", "generation", "keywords", "detection",
+    "segmentation",
+)  # fmt: skip
+CLASSIFYING = ("classification", "keywords")  # answered by a score for each class
+CLASSIFICATION_LOSSES = {"ce": 1.0, "dist": 1.0}  # by name; a job's own settings join these
 LEAST_PROBES = 3  # below it, no latency can be expected of a student that was not timed
 SAMPLERS = ("edgekd", "optuna-tpe", "optuna-nsga2", "optuna-gp", "optuna-random")  # who proposes students
 AIMS = ("accuracy", "frontier")  # what a search is after
 BALANCES = ("fixed", "uncertainty", "magnitude")  # how the weighted losses are summed
+SCHEMES = ("offline", "online", "generations", "ema")  # who trains when
 _SPLITS = ("train", "test")
 _MODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_ .+-]{0,39}")  # a power mode, as nvpmodel names them
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTeacher:
+    """One of several teachers that answer together: `[[teacher.others]]`."""
+
+    model: str  # as in [teacher]
+    weights: str | None = None
+    weight: float = 1.0  # of its answer in the mean
+    mean: tuple[float, ...] | None = None  # of pixels in [0, 1], as it was trained with; None: the task's
+    std: tuple[float, ...] | None = None
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        _require("[[teacher.others]] weight must be above 0", self.weight, holds=self.weight > 0)
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("[[teacher.others]] mean and std belong together", mend="give both, or neither")
+        holds = self.std is None or all(value > 0 for value in self.std)
+        _require("[[teacher.others]] std must be above 0", self.std, holds=holds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSection:
     """Where knowledge comes from."""
 
-    model: str  # FILE.py:FUNCTION beside the job, or "timm:NAME"
+    model: str  # FILE.py:FUNCTION, FILE.onnx or FILE.pt2 beside the job, or "timm:NAME"
     weights: str | None = None  # .safetensors, or a .pt/.pth/.th state dict
     epochs: int = 0  # of supervised training before it teaches: from scratch, or fine-tuning given weights
     learning_rate: float = 0.05
+    trusted: bool = False  # the author of a .pt2: opening one may run code
+    weight: float = 1.0  # of its answer, where others answer with it
+    others: tuple[OtherTeacher, ...] = ()
 
     def __post_init__(self) -> None:
         _require("[teacher] epochs must be at least 0", self.epochs, holds=self.epochs >= 0)
+        _require("[teacher] weight must be above 0", self.weight, holds=self.weight > 0)
         _require("[teacher] learning_rate must be above 0", self.learning_rate, holds=self.learning_rate > 0)
 
 
@@ -36,7 +65,7 @@ class TeacherSection:
 class TaskSection:
     """Data and how it becomes tensors."""
 
-    data: str  # class folders, an .npz, or a built-in name ("digits")
+    data: str  # class folders, an .npz, or a built-in name ("digits"); what else, the kind says
     kind: str = "classification"
     resolution: int | None = None  # side of the teacher's input; None: the images' own
     mean: tuple[float, ...] | None = None  # of pixels in [0, 1]; None: computed from the training images
@@ -45,6 +74,7 @@ class TaskSection:
     validation_from: str = "train"  # or "test": for a teacher whose weights have seen the training images
     flip: bool = True  # mirror images at random: wrong for digits and letters
     crop: int = 4  # pixels of padding for random crops, at the teacher's resolution
+    embedding: int = 64  # recognition: numbers that an image is described by
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
@@ -54,6 +84,7 @@ class TaskSection:
             mend = did_you_mean(self.validation_from, _SPLITS)
             raise ConfigError(f"[task] validation_from cannot be {self.validation_from!r}", mend=mend)
         _require("[task] crop must be at least 0", self.crop, holds=self.crop >= 0)
+        _require("[task] embedding must be at least 2", self.embedding, holds=self.embedding > 1)
         side = self.resolution
         _require("[task] resolution must be at least 1", side, holds=side is None or side >= 1)
         if (self.mean is None) != (self.std is None):
@@ -92,7 +123,7 @@ class SearchSection:
     trials: int = 8  # students distilled briefly
     finalists: int = 2  # of them distilled fully
     probes: int = 8  # untrained students timed first, to learn the device; at least 3
-    families: tuple[str, ...] = ("residual", "inverted")
+    families: tuple[str, ...] = ()  # none: the task's
     sampler: str = "edgekd"  # or one of Optuna's: "optuna-tpe", "optuna-nsga2", "optuna-gp", "optuna-random"
     aim: str = "accuracy"  # the most within the budget; "frontier": the trials also try smaller budgets
     seed: int = 0
@@ -107,7 +138,6 @@ class SearchSection:
                 cause=f"it is {self.probes}, and fewer timed students do not tell what another would take",
                 mend=f"write probes = {LEAST_PROBES}, or leave it out for 8",
             )
-        _require("[search] families must name at least one", self.families, holds=bool(self.families))
         for name, known in (("sampler", SAMPLERS), ("aim", AIMS)):
             if getattr(self, name) not in known:
                 mend = did_you_mean(getattr(self, name), known)
@@ -144,6 +174,17 @@ class LossSection:
     width: int | None = None  # of what an adapter embeds in
     negatives: int | None = None  # crd: samples that each is told apart from
     momentum: float | None = None  # crd: of its bank
+    margin: float | None = None  # bounded: of the teacher's error; cosface: of a cosine
+    nu: float | None = None  # bounded: weight of what the teacher bounds
+    cut: float | None = None  # rejecting: deviations beyond which a label is left out
+    eta: float | None = None  # ail, aht: error at which a teacher is not trusted at all
+    top: int | None = None  # of a list
+    decay: float | None = None  # rank_distillation: of the weights of ranks
+    mu: float | None = None
+    press: float | None = None  # rankdistil: weight of the items below the top
+    experts: int | None = None
+    coldest: float | None = None  # experts: temperature at the end
+    scale: float | None = None  # cosface: of cosines
 
     def __post_init__(self) -> None:
         weight, warm_up = self.weight, self.warm_up
@@ -153,7 +194,19 @@ class LossSection:
         for name in ("masked", "momentum"):
             value = getattr(self, name)
             _require(f"{name} of a loss must lie in [0, 1)", value, holds=value is None or 0 <= value < 1)
-        for name in ("temperature", "tau", "variance", "power", "width", "negatives"):
+        above = (
+            "temperature",
+            "tau",
+            "variance",
+            "power",
+            "width",
+            "negatives",
+            "eta",
+            "top",
+            "decay",
+            "scale",
+        )
+        for name in (*above, "experts", "coldest", "cut"):
             value = getattr(self, name)
             _require(f"{name} of a loss must be above 0", value, holds=value is None or value > 0)
 
@@ -162,12 +215,15 @@ class LossSection:
 class DistillationSection:
     """How a student is trained."""
 
-    # name -> its weight, or a table of its settings
-    losses: dict[str, float | LossSection] = field(default_factory=lambda: {"ce": 1.0, "dist": 1.0})
+    # name -> its weight, or a table of its settings; none: the task's
+    losses: dict[str, float | LossSection] = field(default_factory=dict)
     temperature: float | None = None  # of every loss that has one and no own in its table; None: the method's
     balance: str = "fixed"  # or "uncertainty" (learned), or "magnitude" (each divided by its running mean)
     epochs: int = 20
     short_epochs: int = 3
+    quantized_epochs: int = (
+        3  # of a finalist that rounding to int8 costs too much, trained on as int8; 0: never
+    )
     views: int = 8  # augmented versions of each image the teacher labels once and all students share
     batch: int = 128
     optimizer: str = "sgd"  # or "adamw"
@@ -176,6 +232,12 @@ class DistillationSection:
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
     ema: float = 0.99  # decay a step of the averaged weights that are evaluated; 0: off
     clip: float = 5.0  # norm of the gradient
+    # Beside the teacher: "online" trains peers that also teach each other, "generations" students that each teach the
+    # next, and "ema" a student that also agrees with the average of its own weights.
+    scheme: str = "offline"
+    peers: int = 2  # online: how many; the best of them on validation is the student
+    generations: int = 2  # generations: how many; the first learns from the teacher, the last is the student
+    mutual: float = 1.0  # online, ema: weight of what the peers say, or the average
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adamw"):
@@ -184,12 +246,15 @@ class DistillationSection:
         for name in ("epochs", "short_epochs", "views", "batch"):
             value = getattr(self, name)
             _require(f"[distillation] {name} must be at least 1", value, holds=value >= 1)
+        quantized = self.quantized_epochs
+        _require("[distillation] quantized_epochs must be at least 0", quantized, holds=quantized >= 0)
         if self.balance not in BALANCES:
             raise ConfigError(
                 f"[distillation] balance cannot be {self.balance!r}",
                 mend=did_you_mean(self.balance, BALANCES),
             )
-        for name in ("temperature", "learning_rate", "clip"):
+        self._check_scheme()
+        for name in ("temperature", "learning_rate", "clip", "mutual"):
             value = getattr(self, name)
             _require(f"[distillation] {name} must be above 0", value, holds=value is None or value > 0)
         for name in ("weight_decay", "mixup"):
@@ -197,10 +262,25 @@ class DistillationSection:
             _require(f"[distillation] {name} must be at least 0", value, holds=value >= 0)
         _require("[distillation] ema must lie in [0, 1)", self.ema, holds=0 <= self.ema < 1)
         weights = [one.weight if isinstance(one, LossSection) else one for one in self.losses.values()]
-        holds = any(one is None or one > 0 for one in weights) and all(
-            one is None or one >= 0 for one in weights
+        holds = not weights or (
+            any(one is None or one > 0 for one in weights) and all(one is None or one >= 0 for one in weights)
         )
         _require("[distillation] losses need weights of at least 0, one above it", self.losses, holds=holds)
+
+    def _check_scheme(self) -> None:
+        if self.scheme not in SCHEMES:
+            mend = did_you_mean(self.scheme, SCHEMES)
+            raise ConfigError(f"[distillation] scheme cannot be {self.scheme!r}", mend=mend)
+        for name, (least, most) in (("peers", (2, 8)), ("generations", (1, 10))):
+            value = getattr(self, name)
+            what = f"[distillation] {name} must lie between {least} and {most}"
+            _require(what, value, holds=least <= value <= most)
+        if self.scheme == "ema" and not self.ema:
+            raise ConfigError(
+                'the scheme "ema" needs averaged weights',
+                cause="[distillation] ema is 0, and there is no average to agree with",
+                mend="write ema = 0.99, or leave it out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

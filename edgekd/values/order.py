@@ -11,6 +11,7 @@ from edgekd.values.layer import Layer
 from edgekd.values.model import Engine, Model, Signature
 from edgekd.values.power import Energy
 from edgekd.values.preprocess import Preprocess
+from edgekd.values.variant import Quantization, Segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,8 @@ class InferOrder:
     """Run the open engine over a folder of inputs.
 
     `inputs` maps input names to .npy files whose first axis counts the inferences; each row is one whole
-    input tensor. Outputs are written as .npy files of the same length under `folder`.
+    input tensor. Outputs are written as .npy files of the same length under `folder`. An input with fewer rows is a
+    state, a row a sequence: the output `next_NAME` replaces it from inference to inference of that sequence.
     """
 
     inputs: dict[str, Artifact]
@@ -174,6 +176,47 @@ class QuantizeOrder:
     calibration: dict[str, Artifact]
     folder: Path
     runtime: str
+    how: Quantization | None = None  # None: as suits the runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyOrder:
+    """Prepare a float .onnx for quantisation, and hold inputs that are kept aside against the calibrated ranges."""
+
+    model: Artifact
+    calibration: dict[str, Artifact]
+    held_out: dict[str, Artifact]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyReply:
+    """The graph that quantisers start from, what there is to quantise, and where calibration falls short."""
+
+    model: Model
+    segments: tuple[Segment, ...]  # in order
+    beyond: dict[
+        str, float
+    ]  # tensor -> how far held-out values leave its calibrated range, in ranges; 0.25 and more
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOrder:
+    """Quantise segments of a prepared .onnx one at a time, and see how far each moves the outputs."""
+
+    model: Artifact
+    calibration: dict[str, Artifact]
+    rows: dict[str, Artifact]  # inputs that are compared on
+    how: Quantization
+    segments: tuple[Segment, ...]
+    most_rows: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankReply:
+    """The divergence that each segment alone brings about, in the order asked."""
+
+    divergences: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

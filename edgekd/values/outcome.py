@@ -11,6 +11,7 @@ from edgekd.values.ledger import Ledger
 from edgekd.values.model import Precision, Signature
 from edgekd.values.power import Energy
 from edgekd.values.student import StudentSpec
+from edgekd.values.variant import Blamed, Exchange, Loss, Quantization, Variant
 
 SCHEMA_VERSION = 1
 
@@ -55,6 +56,7 @@ class Outcome:
     energy: Energy | None = None  # where the budget limits it
     first_picks_broken: float = 0.0  # share of the proposals that turned out too slow when timed
     frontier: tuple[FrontierPoint, ...] = ()  # measured, by latency; where `search.aim` is "frontier"
+    task: str = "classification"
     schema_version: int = SCHEMA_VERSION
 
 
@@ -162,21 +164,30 @@ class Exported:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """`edgekd quantize --json`: an int8 model beside the float one that it was made from."""
+    """`edgekd quantize --json`: the file to ship, int8 where that gains, beside the float one it was made from."""
 
     files: dict[str, str]  # path -> sha256; the first is the one to load
     runtime: str
     size_bytes: int
     parent_size_bytes: int
     latency_ms: LatencySummary
-    parent_latency_ms: LatencySummary  # taken in turns with it
-    speedup: float  # parent's p50 / its own; below 1 it lost
+    parent_latency_ms: LatencySummary  # fp32 on the same runtime, taken in turns with it
+    speedup: float  # parent's p50 / its own
     max_error: float  # against the parent's outputs
     scale: float
     changed_labels: int | None
-    samples: int  # calibrated on, and compared
+    samples: int  # inputs that were compared on
     calibration_sha256: str  # empty where the inputs were random
     problems: tuple[str, ...]
+    precision: Precision = Precision.INT8
+    quantization: Quantization | None = None  # how it was made; None where a float file ships
+    float_files: dict[str, str] = field(default_factory=dict)  # always delivered
+    variants: tuple[Variant, ...] = ()  # everything that was tried
+    blamed: tuple[Blamed, ...] = ()  # what int8 made slower
+    exchange: Exchange | None = None  # what was put back to float for the accuracy
+    loss: Loss | None = None  # of what ships
+    why: str = ""  # int8 is not shipped
+    seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
 

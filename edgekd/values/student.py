@@ -11,7 +11,7 @@ class StageSpec:
 
     width: int  # output channels
     depth: int  # blocks, >= 1
-    kernel: int  # 3 or 5
+    kernel: int  # 3 or 5; 1 where nothing is convolved
     expansion: float  # inner channels of a block / its output channels
 
 
@@ -20,8 +20,8 @@ class StudentSpec:
     """A network of a family; two equal specs have the same shape."""
 
     family: str
-    resolution: int  # side of the square input in pixels
-    stem: int  # channels after the first convolution
+    resolution: int  # side of the square input in pixels; letters of a text, 1 for a row of features
+    stem: int  # channels after the first layer
     stages: tuple[StageSpec, ...]
 
     def __str__(self) -> str:
@@ -34,8 +34,8 @@ class Space:
     """The students that may be proposed: every combination of the choices."""
 
     families: tuple[str, ...]
-    channels: int  # of the input image
-    classes: int
+    channels: int  # of the input
+    classes: int  # width of the students' end, whatever it stands for
     resolutions: tuple[int, ...]
     stems: tuple[int, ...]
     widths: tuple[tuple[int, ...], ...]  # one tuple of choices a stage

@@ -8,6 +8,7 @@ from enum import Enum
 from edgekd.values.latency import Latency
 from edgekd.values.model import Engine, Precision
 from edgekd.values.student import StudentSpec
+from edgekd.values.variant import Exchange, Quantization
 
 
 class Verdict(Enum):
@@ -48,6 +49,8 @@ class Trial:
     latency: Latency | None = None
     accuracy: float | None = None  # validation metric, of the compiled file where `engine` is given
     engine: Engine | None = None
+    quantization: Quantization | None = None  # how a finished student's int8 file was made
+    exchange: Exchange | None = None  # what was put back to float in it, for its accuracy
     seconds: float = 0.0  # wall time the trial took on the host
     device_seconds: float = 0.0
 

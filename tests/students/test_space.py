@@ -26,7 +26,7 @@ def dimensions(spec: StudentSpec) -> list[object]:
     return [spec.family, spec.resolution, spec.stem, *stages]
 
 
-@given(resolution=st.integers(8, 512), family=st.sampled_from(sorted(students.FAMILIES)))
+@given(resolution=st.integers(8, 512), family=st.sampled_from(students.IMAGES))
 def test_every_space_holds_more_than_a_million_students(resolution: int, family: str):
     space = students.space_for(resolution=resolution, channels=3, classes=10, families=(family,))
     assert len(space) >= 1_000_000
@@ -89,3 +89,15 @@ def test_images_too_small_for_a_student_are_refused():
 def test_a_space_without_families_is_refused():
     with pytest.raises(ConfigError, match=r"search\.families"):
         students.space_for(resolution=8, channels=1, classes=10, families=())
+
+
+def test_families_that_share_no_dimensions_are_not_searched_together():
+    with pytest.raises(ConfigError, match="'residual' and 'mlp' cannot be searched together"):
+        students.space_for(resolution=8, channels=1, classes=10, families=("residual", "mlp"))
+
+
+def test_families_that_are_searched_together_have_the_same_columns():
+    names = students.feature_names("inverted")
+    assert names == students.feature_names("residual")
+    assert "family_mlp" not in names
+    assert "family_mlp" in students.feature_names("mlp")

@@ -13,7 +13,7 @@ from edgekd import tasks
 from edgekd.errors import ConfigError, DataError, ResourcesExhausted
 from edgekd.tasks import ImageClassification, decoding
 from edgekd.values.job import TaskSection
-from tests.contracts.task import TaskContract
+from tests.contracts.task import ClassContract
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared/data/cifar10/cifar10_jpeg.npz"
 
@@ -46,7 +46,7 @@ def arrays(path: Path, **content: object) -> Path:
     return path
 
 
-class TestDigits(TaskContract):
+class TestDigits(ClassContract):
     def task(self) -> ImageClassification:
         return tasks.load(TaskSection(data="digits", flip=False), beside=Path(), cache=Path())
 
@@ -55,23 +55,23 @@ class TestDigits(TaskContract):
     def test_it_is_divided_into_a_fifth_for_the_test_and_a_tenth_of_the_rest(self):
         task = self.task()
         assert (len(task.train), len(task.validation), len(task.test)) == (1293, 145, 359)
-        assert task.train.images.max() == 255
+        assert task.train.samples.max() == 255
 
 
-class TestArrays(TaskContract):
+class TestArrays(ClassContract):
     def task(self) -> ImageClassification:
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (90, 6, 9, 3), dtype=np.uint8)
+        images = rng.integers(0, 256, (90, 9, 12, 3), dtype=np.uint8)
         return tasks.from_arrays(images, [at % 3 for at in range(90)], classes=("a", "b", "c"))
 
     again = task
 
 
-class TestFolders(TaskContract):
+class TestFolders(ClassContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.root = tmp_path
-        folders(tmp_path / "images", 8)
+        folders(tmp_path / "images", 8, ("ant", "bee", "cow"))
 
     def task(self) -> ImageClassification:
         return load("images", self.root)
@@ -94,7 +94,7 @@ class TestFolders(TaskContract):
         first = self.task()
         monkeypatch.setattr(decoding, "_write", None)
         assert self.task().fingerprint == first.fingerprint
-        assert isinstance(self.task().train.images, np.memmap)
+        assert isinstance(self.task().train.samples, np.memmap)
 
 
 def test_another_split_another_setting_or_another_label_is_another_fingerprint(tmp_path: Path):
@@ -142,13 +142,13 @@ def test_images_of_mixed_sizes_are_resized_to_the_median_or_to_the_resolution_gi
     folders(tmp_path / "images", 4, size=(20, 10))
     for at in range(5):
         draw(tmp_path / f"images/bee/big{at}.jpg", at, (40, 50))
-    assert load("images", tmp_path).side == 10
-    assert load("images", tmp_path, resolution=24).side == 24
+    assert load("images", tmp_path).train.samples.shape[1] == 10
+    assert load("images", tmp_path, resolution=24).train.samples.shape[1] == 24
 
 
 def test_small_images_stay_small_when_the_teacher_wants_larger_ones(tmp_path: Path):
     task = load(folders(tmp_path / "images"), tmp_path, resolution=48)
-    assert (task.side, task.resolution) == (12, 48)
+    assert (task.train.samples.shape[1], task.resolution) == (12, 48)
     assert task.inputs(task.test, task.resolution).shape[-1] == 48
 
 

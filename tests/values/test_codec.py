@@ -18,6 +18,7 @@ from edgekd.values.codec import decode, did_you_mean, encode, fingerprint, plain
 from edgekd.values.job import Job
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.order import ProbeReply, SampleReply
+from edgekd.values.preprocess import Features, Preprocess, Recipe, Spectrogram, Text
 from edgekd.values.trial import Trial
 
 
@@ -64,6 +65,8 @@ def strategy_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(strategy_of(arguments[0]), max_size=2).map(tuple)
     if origin is dict:
         return st.dictionaries(st.text(max_size=4), strategy_of(arguments[1]), max_size=2)
+    if kind is Any:  # plain JSON
+        return st.booleans() | st.lists(st.text(max_size=4), max_size=2)
     if arguments:  # X | None
         return st.none() | strategy_of(next(one for one in arguments if one is not type(None)))
     scalars = {
@@ -171,3 +174,47 @@ def test_what_has_no_plain_form_is_refused() -> None:
 def test_did_you_mean_lists_the_known_even_where_nothing_is_near() -> None:
     assert did_you_mean("zzz", ["beta", "alpha"]) == "known: alpha, beta"
     assert did_you_mean("alhpa", ["beta", "alpha"]).startswith("did you mean 'alpha'?")
+
+
+RECIPES = [
+    Preprocess(height=8, width=8, mean=(0.5,), std=(0.25,)),
+    Spectrogram(
+        sample_rate=16000,
+        samples=16000,
+        bins=32,
+        frames=32,
+        window=512,
+        hop=496,
+        floor=1e-6,
+        mean=0.5,
+        std=2.0,
+    ),
+    Features(names=("a", "b"), mean=(0.0, 1.0), std=(1.0, 2.0)),
+    Text(alphabet="abc "),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one.kind)
+def test_the_kind_that_data_names_picks_the_dataclass(recipe: Any) -> None:
+    kept = json.loads(encode(recipe))
+    assert next(iter(kept)) == "kind"
+    assert decode(Recipe, kept) == recipe
+    assert decode(Recipe | None, None) is None
+
+
+def test_data_without_a_kind_is_of_the_first() -> None:
+    kept = json.loads(encode(RECIPES[0]))
+    del kept["kind"]
+    assert decode(Recipe, kept) == RECIPES[0]
+
+
+@pytest.mark.parametrize("kind", ["txet", 3, None, ["text"]])
+def test_a_kind_that_does_not_exist_is_refused(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="not possible") as caught:
+        decode(Recipe, {"kind": kind, "alphabet": "ab"}, "preprocess.json")
+    assert "text" in caught.value.mend
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'alphabet'"):
+        decode(Recipe, {"kind": "image", "alphabet": "ab"})

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from edgekd.distillation import adapters
+from edgekd.distillation import adapters, cells, several
 from edgekd.distillation.bank import Bank
 from edgekd.distillation.knowledge import LABELS, LOGITS, POOLED, Knowledge, teacher_taps
 from edgekd.distillation.losses import (
     dense,
+    detection,
     generation,
     information,
     intermediate,
@@ -30,7 +31,7 @@ from edgekd.distillation.losses import (
 )
 from edgekd.errors import ConfigError
 from edgekd.values.codec import did_you_mean
-from edgekd.values.job import DistillationSection, LossSection
+from edgekd.values.job import CLASSIFYING, DistillationSection, LossSection
 
 __all__ = ["LOSSES", "Entry", "Method", "catalogue", "knowledge_from", "teacher_taps"]
 
@@ -39,6 +40,12 @@ R = TypeVar("R")
 NAMED = ""  # a tap that only the job can know: the name of a module
 
 _RAMP = 1 / 12  # DKD's and ReviewKD's 20 of 240 epochs
+
+
+CLASSIFICATION = CLASSIFYING
+RECOGNITION, REGRESSION = ("recognition",), ("regression",)
+RANKING, GENERATION = ("ranking",), ("generation",)
+DETECTION, SEGMENTATION = ("detection",), ("segmentation",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,8 @@ class Method:
     warm_up: float = 0.0
     least_classes: int = 2  # below, it has no gradient
     least_rows: int = 1  # smaller batches teach nothing
-    tasks: tuple[str, ...] = ("classification",)
+    tasks: tuple[str, ...] = CLASSIFICATION
+    gathers: bool = False  # its adapter makes one teacher of all that are tapped
 
     @property
     def settings(self) -> dict[str, inspect.Parameter]:
@@ -64,17 +72,21 @@ class Method:
         return {one.name: one for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-REGRESSION, RANKING, GENERATION = ("regression",), ("ranking",), ("generation",)
-DETECTION, SEGMENTATION = ("detection",), ("segmentation",)
-
-_on_maps = partial(Method, student=NAMED, teacher=NAMED)
-_on_pooled = partial(Method, student=POOLED, teacher=POOLED)
+_FEATURES = (*CLASSIFICATION, *RECOGNITION)
+_on_maps = partial(Method, student=NAMED, teacher=NAMED, tasks=_FEATURES)
+_on_pooled = partial(Method, student=POOLED, teacher=POOLED, tasks=_FEATURES)
 
 LOSSES: dict[str, Method] = {
     # response
     "ce": Method(loss=response.cross_entropy, teacher=LABELS, source="labels", least_classes=1),
     "kd": Method(loss=response.kd, source="Hinton et al. 2015"),
-    "mse": Method(loss=response.mse, source="Ba and Caruana 2014"),
+    "camkd": Method(
+        loss=response.kd, source="Zhang et al. 2022 (CA-MKD)",
+        adapter=several.Confident, teacher=NAMED, gathers=True,
+    ),
+    "mse": Method(
+        loss=response.mse, source="Ba and Caruana 2014", tasks=(*CLASSIFICATION, *REGRESSION, *RANKING)
+    ),
     "dkd": Method(loss=response.dkd, source="Zhao et al. 2022", warm_up=_RAMP, least_classes=3),
     "dist": Method(loss=response.dist, source="Huang et al. 2022", least_classes=3),
     "lskd": Method(loss=response.lskd, source="Sun et al. 2024", weight=9.0, least_classes=3),
@@ -106,6 +118,13 @@ LOSSES: dict[str, Method] = {
         adapter=adapters.Standardise, weight=2.0, least_rows=2,
     ),
     # relation
+    "embedding": Method(
+        loss=intermediate.directions, source="Li and Bilen 2020, no projector", tasks=RECOGNITION
+    ),
+    "cosface": Method(
+        loss=relation.cosface, teacher=LABELS, source="Wang et al. 2018",
+        adapter=adapters.Proxies, tasks=RECOGNITION,
+    ),
     "rkd": _on_pooled(loss=relation.rkd, source="Park et al. 2019", least_rows=2),
     "sp": _on_pooled(loss=relation.sp, source="Tung and Mori 2019", weight=3000.0),
     "cc": _on_pooled(
@@ -125,13 +144,26 @@ LOSSES: dict[str, Method] = {
     # dense
     "cwd": _on_maps(
         loss=dense.cwd, source="Shu et al. 2021",
-        adapter=adapters.project, weight=3.0, tasks=("classification", *SEGMENTATION),
+        adapter=adapters.project, weight=3.0, tasks=(*CLASSIFICATION, *SEGMENTATION),
     ),
     "pixels": Method(loss=dense.pixels, source="label-assisted distillation 2024", tasks=SEGMENTATION),
-    "ld": Method(loss=dense.ld, source="Zheng et al. 2022", weight=0.25, tasks=DETECTION),
-    "crosskd_classes": Method(loss=dense.crosskd_classes, source="Wang et al. 2024", tasks=DETECTION),
-    "crosskd_boxes": Method(loss=dense.crosskd_boxes, source="Wang et al. 2024", weight=4.0, tasks=DETECTION),
+    "masks": Method(loss=dense.masks, teacher=LABELS, source="labels of pixels", tasks=SEGMENTATION),
+    "boxes": Method(
+        loss=detection.boxes, teacher=LABELS, source="Li et al. 2020 (GFL)", least_classes=1, tasks=DETECTION
+    ),
+    "ld": Method(
+        loss=dense.ld, source="Zheng et al. 2022", adapter=cells.Edges, weight=0.25, least_classes=1, tasks=DETECTION
+    ),
+    "crosskd_classes": Method(
+        loss=dense.crosskd_classes, source="Wang et al. 2024",
+        adapter=cells.Classes, least_classes=1, tasks=DETECTION,
+    ),
+    "crosskd_boxes": Method(
+        loss=dense.crosskd_boxes, source="Wang et al. 2024",
+        adapter=cells.Edges, weight=4.0, least_classes=1, tasks=DETECTION,
+    ),
     # regression
+    "squares": Method(loss=response.mse, teacher=LABELS, source="labels", tasks=REGRESSION),
     "bounded": Method(loss=regression.bounded, source="Chen et al. 2017", tasks=REGRESSION),
     "rejecting": Method(loss=regression.rejecting, source="Takamoto et al. 2020", tasks=REGRESSION),
     "ail": Method(loss=regression.ail, source="Saputra et al. 2019", tasks=REGRESSION),
@@ -141,6 +173,7 @@ LOSSES: dict[str, Method] = {
     ),
     "differences": Method(loss=regression.differences, source="pairs of predictions", tasks=REGRESSION),
     # ranking
+    "relevance": Method(loss=ranking.relevance, teacher=LABELS, source="Bruch et al. 2019", tasks=RANKING),
     "listnet": Method(loss=ranking.listnet, source="Cao et al. 2007", tasks=RANKING),
     "rank_distillation": Method(loss=ranking.rank_distillation, source="Tang and Wang 2018", tasks=RANKING),
     "rrd": Method(loss=ranking.rrd, source="Kang et al. 2020", weight=1e-3, tasks=RANKING),
@@ -182,7 +215,9 @@ def catalogue() -> tuple[Entry, ...]:
 def knowledge_from(
     recipe: DistillationSection, *, classes: int, task: str = "classification"
 ) -> tuple[Knowledge, ...]:
-    """Make what `[distillation] losses` names; a weight of 0 leaves a loss out.
+    """Make what `losses` of the recipe names; a weight of 0 leaves a loss out.
+
+    `classes` is the width of what the task is answered by.
 
     Raises:
         ConfigError: an unknown name or setting, or a loss that cannot serve the task.
@@ -200,8 +235,14 @@ def _knowledge(
     name: str, section: LossSection, recipe: DistillationSection, classes: int, task: str
 ) -> Knowledge:
     method = _method(name, classes, task)
+    if section.confidence and task not in CLASSIFICATION:
+        raise ConfigError(
+            f"the loss `{name}` has no confidence in {task}",
+            cause="it is the probability of a class",
+            mend=f"leave confidence out of [distillation.losses.{name}]",
+        )
     settings = _settings(name, method, section, recipe.temperature)
-    student, teacher = _taps(name, method, section)
+    student, teacher = _taps(name, method, section, task)
     return Knowledge(
         name=name,
         loss=_bound(method.loss, settings),
@@ -226,7 +267,7 @@ def _method(name: str, classes: int, task: str) -> Method:
             cause=f"it serves {' and '.join(method.tasks)}",
             mend=f"use one of {', '.join(serving)}",
         )
-    if classes < method.least_classes:
+    if task in CLASSIFICATION and classes < method.least_classes:
         raise ConfigError(
             f"the loss `{name}` needs at least {method.least_classes} classes",
             cause=f"the task has {classes}, where it has no gradient",
@@ -256,21 +297,28 @@ def _settings(
     return given
 
 
-def _taps(name: str, method: Method, section: LossSection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _taps(
+    name: str, method: Method, section: LossSection, task: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Choose the taps, which pair off; one of the teacher's can serve all of the student's.
+
+    In recognition it is the end that is compared, an embedding, and not what comes before it.
 
     Raises:
         ConfigError: a tap is not named, or they do not pair off.
 
     """
-    student = _listed(section.student) or _listed(method.student)
-    teacher = _listed(section.teacher) or _listed(method.teacher)
+    known = {POOLED: LOGITS} if task in RECOGNITION else {}
+    student = _listed(section.student) or _listed(known.get(method.student, method.student))
+    teacher = _listed(section.teacher) or _listed(known.get(method.teacher, method.teacher))
     for side, taps in (("student", student), ("teacher", teacher)):
         if not taps or "" in taps:
             raise ConfigError(
                 f"the loss `{name}` needs to know what to tap in the {side}",
                 mend=f'write [distillation.losses.{name}] and below it {side} = "NAME", a module of the {side}',
             )
+    if method.gathers and len(student) == 1:
+        student *= len(teacher)
     if len(teacher) not in (1, len(student)):
         raise ConfigError(
             f"the taps of the loss `{name}` do not pair off",

@@ -9,6 +9,8 @@ from torch import Tensor
 from edgekd.distillation.knowledge import Batch
 from edgekd.distillation.losses.algebra import softened_kl
 
+UNKNOWN = 255  # in a mask: nothing is said of this pixel
+
 
 def cwd(student: Tensor, teacher: Tensor, _batch: Batch, *, temperature: float = 4.0) -> Tensor:
     """Match where each channel looks: a softmax over the pixels. Shu et al. 2021 (channel-wise KD).
@@ -23,6 +25,28 @@ def pixels(student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float
     learnt = F.log_softmax(student / temperature, dim=1)
     given = F.log_softmax(teacher / temperature, dim=1)
     return _mean((given.exp() * (given - learnt)).sum(dim=1), batch) * temperature**2
+
+
+def masks(student: Tensor, labels: Tensor, _batch: Batch) -> Tensor:
+    """Learn the classes of pixels from the truth: cross-entropy and soft Dice of the enlarged maps (nnU-Net's pair).
+
+    The cross-entropy is a mean over the pixels that have a class; where most of them are ground, it alone teaches to
+    say ground everywhere. Dice (Milletari et al. 2016) weighs the classes that are in the batch alike.
+
+    Args:
+        student: (B, C, g, g), enlarged between its pixels as the runner does.
+        labels: (B, H, W) classes; 255 where nothing is said.
+
+    """
+    maps = F.interpolate(student, labels.shape[1:], mode="bilinear", align_corners=False)
+    known = labels != UNKNOWN
+    losses = F.cross_entropy(maps, labels.long(), ignore_index=UNKNOWN, reduction="sum")
+    given = maps.softmax(dim=1) * known[:, None]
+    truth = F.one_hot(labels.long() * known, maps.shape[1]).movedim(-1, 1) * known[:, None]
+    shared, both = ((one).sum(dim=(0, 2, 3)) for one in (given * truth, given + truth))
+    there = truth.sum(dim=(0, 2, 3)) > 0
+    dice = torch.where(there, 2 * shared / both.clamp_min(1e-6), 0).sum() / there.sum().clamp_min(1)
+    return losses / known.sum().clamp_min(1) + 1 - dice
 
 
 def noised_labels(labels: Tensor, classes: int, *, share: float, generator: torch.Generator) -> Tensor:

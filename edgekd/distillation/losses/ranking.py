@@ -9,6 +9,18 @@ from torch import Tensor
 from edgekd.distillation.knowledge import Batch
 
 
+def relevance(student: Tensor, labels: Tensor, _batch: Batch) -> Tensor:
+    """Give the relevant items the largest scores. Bruch et al. 2019 (softmax cross-entropy): mean over lists.
+
+    The share of an item is its gain, 2^relevance - 1, over the list's; a relevance below 0 leaves an item out.
+    """
+    absent = labels < 0
+    gains = torch.where(absent, 0.0, 2.0 ** labels.to(student.dtype) - 1)
+    shares = gains / gains.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    likely = F.log_softmax(student.masked_fill(absent, -torch.inf), dim=1).masked_fill(absent, 0.0)
+    return -(shares * likely).sum(dim=1).mean()
+
+
 def listnet(student: Tensor, teacher: Tensor, _batch: Batch, *, temperature: float = 1.0) -> Tensor:
     """Match the probability of being first: cross-entropy, mean over lists. Cao et al. 2007 (ListNet)."""
     given = F.softmax(teacher / temperature, dim=1)
@@ -52,8 +64,9 @@ def rankdistil(
 ) -> Tensor:
     """Keep the order of the teacher's top items, and press the others down. After Reddi et al. 2021 (RankDistil).
 
-    Logistic loss: mean over pairs of the top, plus `press` times the mean over the items below. No code is public; the
-    paper leaves the surrogate open.
+    Logistic loss: mean over pairs of the top, plus `press` times the mean over pairs of one of the top and one below. No
+    code is public; the paper leaves the surrogate open. What is below is pressed against the top, because a penalty on
+    its scores alone is met by lowering all scores.
     """
     order = teacher.argsort(dim=1, descending=True)
     scores = student.gather(1, order)
@@ -61,7 +74,8 @@ def rankdistil(
     better, worse = torch.triu_indices(best.shape[1], best.shape[1], 1, device=student.device)
     pairs = F.softplus(best[:, worse] - best[:, better])
     total = pairs.mean() if pairs.numel() else student[:0].sum()
-    return total + press * F.softplus(rest).mean() if rest.numel() else total
+    below = F.softplus(rest[:, None] - best[:, :, None])
+    return total + press * below.mean() if below.numel() else total
 
 
 def score_differences(student: Tensor, teacher: Tensor, _batch: Batch) -> Tensor:

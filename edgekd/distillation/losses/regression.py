@@ -36,7 +36,9 @@ def rejecting(student: Tensor, teacher: Tensor, batch: Batch, *, cut: float = 3.
     return labels + F.mse_loss(heads[1], teacher)
 
 
-def ail(student: Tensor, teacher: Tensor, batch: Batch, *, alpha: float = 0.5, eta: float) -> Tensor:
+def ail(
+    student: Tensor, teacher: Tensor, batch: Batch, *, alpha: float = 0.5, eta: float | None = None
+) -> Tensor:
     """Imitate the teacher as far as it can be trusted. Saputra et al. 2019 (attentive imitation loss).
 
     alpha (student - label)^2 + (1 - alpha) trust (student - teacher)^2, summed over K, mean over the batch.
@@ -46,7 +48,7 @@ def ail(student: Tensor, teacher: Tensor, batch: Batch, *, alpha: float = 0.5, e
     return (alpha * label + (1 - alpha) * trust(teacher, batch.labels, eta) * imitation).mean()
 
 
-def aht(student: Tensor, teacher: Tensor, batch: Batch, *, eta: float) -> Tensor:
+def aht(student: Tensor, teacher: Tensor, batch: Batch, *, eta: float | None = None) -> Tensor:
     """Match features as far as the teacher can be trusted. Saputra et al. 2019 (attentive hint training).
 
     The trust is in `batch.outputs`, what the teacher predicts.
@@ -57,9 +59,13 @@ def aht(student: Tensor, teacher: Tensor, batch: Batch, *, eta: float) -> Tensor
     return (trust(batch.outputs, batch.labels, eta) * gap).mean()
 
 
-def trust(teacher: Tensor, labels: Tensor, eta: float) -> Tensor:
-    """Return 1 - error / eta (B,), of the squared error; eta is its range over the training set (Saputra)."""
-    return 1 - (teacher - labels).square().flatten(1).sum(dim=1) / eta
+def trust(teacher: Tensor, labels: Tensor, eta: float | None) -> Tensor:
+    """Return 1 - error / eta (B,), of the squared error.
+
+    eta is its range over the training set (Saputra), or where it is not given over the batch.
+    """
+    error = (teacher - labels).square().flatten(1).sum(dim=1)
+    return 1 - error / ((error.max() - error.min()).clamp_min(1e-12) if eta is None else eta)
 
 
 def differences(student: Tensor, teacher: Tensor, _batch: Batch) -> Tensor:

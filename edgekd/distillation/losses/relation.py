@@ -52,6 +52,23 @@ def pkt(student: Tensor, teacher: Tensor, _batch: Batch) -> Tensor:
     return (given * (given.log() - learnt.log())).mean()
 
 
+def cosface(
+    student: Tensor, _teacher: Tensor, batch: Batch, *, margin: float = 0.2, scale: float = 16.0
+) -> Tensor:
+    """Tell classes apart by direction, with a margin. Wang et al. 2018 (CosFace): cross-entropy of scaled cosines.
+
+    Args:
+        student: cosines (B, classes) of embeddings with what stands for each class.
+        _teacher: is not used.
+        batch: its labels; the margin is taken from the cosine of the own class.
+        margin: in cosine.
+        scale: of the cosines, before the softmax.
+
+    """
+    own = F.one_hot(batch.numbers, student.shape[1])
+    return F.cross_entropy(scale * (student - margin * own), batch.numbers)
+
+
 def ickd(student: Tensor, teacher: Tensor, _batch: Batch) -> Tensor:
     """Match which channels of a map go together. Liu et al. 2021 (ICKD): over C^2, mean over the batch."""
     gap = _channels(student) - _channels(teacher)
