@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgekd.errors import DataError
 from edgekd.values.artifact import Artifact
+from edgekd.values.codec import fingerprint
 
 _MEND = "give a few hundred real inputs, prepared exactly as for training"
 
@@ -22,6 +23,7 @@ class Calibration:
             problem = "is no input of the model" if name in files else "has no calibration"
             raise DataError(f"input {name!r} {problem}", mend=f"give: {', '.join(sorted(inputs))}")
         self._arrays = {name: _array(name, files[name], shape) for name, shape in inputs.items()}
+        self.fingerprint = fingerprint(dict(files))
         counts = {len(array) for array in self._arrays.values()}
         if len(counts) != 1:
             raise DataError(

@@ -11,25 +11,28 @@ pair, is settled before by `Identity` nodes, one for each pair, which are taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 from edgekd.errors import ModelError
 from edgekd.quantizers.calibration import Calibration
-from edgekd.quantizers.float_onnx import Rows, input_shapes, is_quantized, read_float
+from edgekd.quantizers.float_onnx import Rows, input_shapes, is_quantized
+from edgekd.quantizers.preparing import prepared
+from edgekd.quantizers.ranges import METHODS
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Model, Precision
 from edgekd.values.order import QuantizeOrder
+from edgekd.values.variant import Method, Quantization
 
 _FIXED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}  # quantised where their second input is a constant
 _WEIGHTED = (*_FIXED_WEIGHTS, "MatMul")
+_DEFAULT = Quantization(method=Method.EXPLICIT)
 _POOLS = {"AveragePool", "GlobalAveragePool"}
 _OWN, _ASKING = (
     "/edgekd-own",
@@ -45,15 +48,13 @@ def quantize(order: QuantizeOrder) -> Model:
         DataError: the calibration inputs cannot serve.
 
     """
-    model = read_float(order.model.path)
+    model, how = prepared(order.model.path), order.how or _DEFAULT
     calibration = Calibration(order.calibration, input_shapes(model))
     path = order.folder / "model.onnx"
     with TemporaryDirectory(prefix="edgekd-") as scratch:
-        read, prepared, raw = (Path(scratch) / f"{name}.onnx" for name in ("read", "prepared", "raw"))
-        onnx.save(model, str(read))
-        quant_pre_process(str(read), str(prepared), skip_symbolic_shape=True)  # folds batch norms
-        onnx.save(_marked(onnx.load(str(prepared))), str(prepared))
-        _quantize(prepared, raw, calibration)
+        marked, raw = (Path(scratch) / f"{name}.onnx" for name in ("marked", "raw"))
+        onnx.save(_marked(model, how.kept), str(marked))
+        _quantize(marked, raw, calibration, how)
         found = _unmarked(onnx.load(str(raw)))
     if not is_quantized(found):
         raise ModelError(f"{order.model.path.name} has nothing to quantise", mend="keep it in fp32 or fp16")
@@ -88,7 +89,7 @@ def _positive(scale: onnx.TensorProto) -> bool:
     return bool(np.all(np.isfinite(values) & (values > 0)))
 
 
-def _quantize(source: Path, target: Path, calibration: Calibration) -> None:
+def _quantize(source: Path, target: Path, calibration: Calibration, how: Quantization) -> None:
     nodes = onnx.load(str(source), load_external_data=False).graph.node
     quantize_static(
         str(source),
@@ -97,10 +98,10 @@ def _quantize(source: Path, target: Path, calibration: Calibration) -> None:
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=[*_WEIGHTED, "Identity"],
         nodes_to_quantize=[node.name for node in nodes if _wanted(node)],
-        per_channel=True,
+        per_channel=how.per_channel,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=METHODS[how.ranges],
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
@@ -117,8 +118,11 @@ def _wanted(node: onnx.NodeProto) -> bool:
     )
 
 
-def _marked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give every reader of int8 a tensor of its own, and put a node that asks for Q/DQ before those without weights."""
+def _marked(model: onnx.ModelProto, kept: Sequence[str] = ()) -> onnx.ModelProto:
+    """Give every reader of int8 a tensor of its own, and put a node that asks for Q/DQ before those without weights.
+
+    Nodes that are `kept` float get neither.
+    """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     shortcuts = dict(_shortcuts(graph, constants))
@@ -128,6 +132,7 @@ def _marked(model: onnx.ModelProto) -> onnx.ModelProto:
         slots = (
             _slots(node, constants) if node.op_type in _WEIGHTED else _unweighted_slots(node, at, shortcuts)
         )
+        slots = () if node.name in kept else slots
         for slot in slots:
             place = f"{node.name}/{at}/{slot}"
             source, own, asked = node.input[slot], place + _OWN, place + _ASKING
