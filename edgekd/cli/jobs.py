@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,46 @@ from edgekd.cli.options import (
     overrides_with,
 )
 from edgekd.cli.progress import progress
-from edgekd.cli.show import show, this_command
+from edgekd.cli.show import show, show_json, this_command
+from edgekd.pipeline.company import helps
+
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A board of `edgekd devices`, local, a hardware profile for this machine by name or path, or"
+        " cassette:FILE; this machine unless given. Again for each further target.",
+        show_default=False,
+        rich_help_panel="The target",
+    ),
+]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Train on the workers of a Ray cluster, several students at a time; `local`: on processes here.",
+        show_default=False,
+        rich_help_panel="The training",
+    ),
+]
+OrHere = Annotated[
+    bool,
+    typer.Option(
+        "--or-here",
+        help="Train here what a --cluster that goes away has left.",
+        rich_help_panel="The training",
+    ),
+]
 
 RUN = """\
   [cyan]edgekd run digits[/cyan]
   [cyan]edgekd run job.toml --out runs/today budget.latency_ms.p99=1.5 search.trials=4[/cyan]
   [cyan]edgekd run job.toml --target pi[/cyan]
+  [cyan]edgekd run job.toml --target pi --target local pi:budget.latency_ms.p99=20[/cyan]
+  [cyan]edgekd run job.toml --cluster local[/cyan]
+  [cyan]torchrun --nproc-per-node 2 -m edgekd run job.toml[/cyan]
   [cyan]edgekd run job.toml --json | jq .latency_ms.p99_upper[/cyan]
 """
 PLAN = """\
@@ -38,6 +73,7 @@ DISTILL = """\
   [cyan]edgekd distill job.toml --out student[/cyan]
   [cyan]edgekd distill job.toml --student runs/job/bundle/manifest.json distillation.epochs=60[/cyan]
   [cyan]edgekd distill --losses[/cyan]
+  [cyan]torchrun --nproc-per-node 2 -m edgekd distill job.toml[/cyan]
 """
 REPORT = """\
   [cyan]edgekd report runs/digits[/cyan]
@@ -48,10 +84,12 @@ def run(
     job: JobArgument,
     overrides: Overrides = None,
     *,
-    device: DeviceName = None,
+    targets: Targets = None,
     wait: Wait = 0.0,
     tune: Tune = "",
     record: Record = "",
+    cluster: Cluster = "",
+    or_here: OrHere = False,
     out: Out = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -60,24 +98,94 @@ def run(
     """Find, train, compile and measure a student until one meets the budget.
 
     Writes DIR/bundle and DIR/report.html; DIR is runs/NAME unless given. Stopped at any moment, the same
-    command goes on where it was.
+    command goes on where it was. Several targets share what is trained; each has DIR/TARGET for itself, and one that
+    fails stops no other. Exit code 1: no student meets the budget of a target.
     """
     from edgekd.stages.configure import configure
 
-    asked = configure(job, overrides_with(overrides, device, wait, record, tune))
-    with progress(quiet=quiet, verbose=verbose):
+    if len(targets or ()) > 1:
+        _run_on_targets(
+            job,
+            overrides or [],
+            targets or [],
+            Several(wait=wait, record=record, tune=tune, cluster=cluster, or_here=or_here),
+            out=out,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+        return
+    asked = configure(job, overrides_with(overrides, next(iter(targets or ()), None), wait, record, tune))
+    with progress(quiet=quiet or helps(), verbose=verbose):
         from edgekd import pipeline
 
+        folder = out or Path("runs") / asked.name
+        if helps():
+            pipeline.help_to_train(asked.job, beside=asked.beside, out=folder)
+            return
         outcome = pipeline.run(
             asked.job,
             beside=asked.beside,
             name=asked.name,
-            out=out or Path("runs") / asked.name,
+            out=folder,
             command=this_command(),
+            cluster=cluster,
+            or_here=or_here,
         )
     from edgekd.cli import tables
 
     show(outcome, tables.outcome, as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    """What is asked of every target of a run."""
+
+    wait: float
+    record: str
+    tune: str
+    cluster: str
+    or_here: bool
+
+
+def _run_on_targets(
+    job: str,
+    overrides: list[str],
+    targets: list[str],
+    several: Several,
+    *,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    from edgekd.cli import many
+
+    each = many.configured_for(
+        job, overrides, targets, wait=several.wait, record=several.record, tune=several.tune
+    )
+    first = each[targets[0]]
+    folder = out or Path("runs") / first.name
+    with progress(quiet=quiet or helps(), verbose=verbose):
+        from edgekd import pipeline
+
+        if helps():
+            pipeline.help_to_train(first.job, beside=first.beside, out=folder)
+            return
+        found = pipeline.run_on_targets(
+            {target: asked.job for target, asked in each.items()},
+            beside=first.beside,
+            name=first.name,
+            out=folder,
+            command=this_command(),
+            cluster=several.cluster,
+            or_here=several.or_here,
+        )
+    if as_json:
+        show_json(many.outcomes_json(found))
+    else:
+        show(found, many.outcomes, as_json=False)
+    raise typer.Exit(found.exit_code)
 
 
 def plan(
@@ -144,9 +252,12 @@ def distill(
 
     asked = configure(job, overrides or ())
     spec = student_from(student) if student else None
-    with progress(quiet=quiet, verbose=verbose):
+    with progress(quiet=quiet or helps(), verbose=verbose):
         from edgekd import pipeline
 
+        if helps():
+            pipeline.help_to_train(asked.job, beside=asked.beside, out=out or Path("runs") / asked.name)
+            return
         made = pipeline.distill(
             asked.job,
             beside=asked.beside,

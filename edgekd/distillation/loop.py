@@ -1,6 +1,6 @@
 """The one training loop: teachers are fine-tuned by it and students distilled, with resume and roll-back.
 
-The scheme is a function from epoch to `Lesson`: which view of the images, and what a teacher said of it. Without
+The scheme is a function from epoch to `Lesson`: which view of the samples, and what a teacher said of it. Without
 a teacher a lesson has no targets, and the labels alone are learnt.
 """
 
@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekd.distillation import checkpoints
-from edgekd.distillation.arithmetic import choose_arithmetic, here
+from edgekd.distillation.arithmetic import Arithmetic, choose_arithmetic, here
 from edgekd.distillation.evaluation import accuracy
 from edgekd.distillation.fitting import Outputs, fitted
-from edgekd.distillation.knowledge import LABELS, Batch, Knowledge, Taps, student_taps, total_loss
-from edgekd.distillation.optimization import rate_share
-from edgekd.distillation.state import TrainingState, saved_progress
-from edgekd.distillation.views import View, batch_view, resized
+from edgekd.distillation.knowledge import LABELS, OWN, Batch, Knowledge, Taps, student_taps, total_loss
+from edgekd.distillation.optimization import Average, rate_share
+from edgekd.distillation.parallel import ALONE, Crew
+from edgekd.distillation.state import Progress, TrainingState, saved_progress
+from edgekd.distillation.views import View, batch_view
 from edgekd.errors import IntegrityError, TrainingError, UsageError
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.job import DistillationSection
 
@@ -41,23 +42,30 @@ _ORDER = 1 << 32  # keeps the random numbers of the order apart from those of th
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What one epoch learns from: a view of the training images, and the teacher's tensors by tap (N, ...)."""
+    """What one epoch learns from: a view of the training samples, and the teacher's tensors by tap (N, ...)."""
 
     view: View
     targets: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
+
+
+Says = Callable[[Tensor], Mapping[str, Tensor]]  # inputs (B, ...) to tensors by tap, none with a gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """What a module is trained to do, and how."""
 
-    task: ImageClassification
+    task: Task
     knowledge: tuple[Knowledge, ...]
     lesson: Callable[[int], Lesson]  # by epoch, from 0
     recipe: DistillationSection
     resolution: int
     epochs: int
     seed: int
+    crew: Crew = ALONE  # the processes that train together
+    # A teacher that answers in every step, beside what the lesson has of one: an earlier student, or the average of this
+    # one's weights. It is made of the module and that average, which is not there yet when shapes are tried.
+    companion: Callable[[nn.Module, Average | None], Says] | None = None
 
 
 class _Diverged(Exception):  # noqa: N818 - a turn of events that train() handles
@@ -80,6 +88,7 @@ def train(folder: Path, module: nn.Module, course: Course) -> Checkpoint:
     device, path = here(), folder / "state.safetensors"
     with torch.random.fork_rng():
         state = _begin(path, module.to(device), course, device)
+        course.crew.meet()  # the others take up what was begun or saved here
         with state.progress.arithmetic.at_work():
             while state.progress.epoch < course.epochs:
                 _epoch(state, path, course, device)
@@ -87,7 +96,13 @@ def train(folder: Path, module: nn.Module, course: Course) -> Checkpoint:
             checkpoints.load_module(module, weights)
             score = accuracy(module, course.task, course.task.validation, course.resolution)
     progress = state.progress
-    log.info("trained %d epochs in %.0f s: validation accuracy %.4f", course.epochs, progress.seconds, score)
+    log.info(
+        "trained %d epochs in %.0f s: validation %s %.4f",
+        course.epochs,
+        progress.seconds,
+        course.task.metric,
+        score,
+    )
     return Checkpoint(
         weights=weights,
         accuracy=score,
@@ -98,8 +113,45 @@ def train(folder: Path, module: nn.Module, course: Course) -> Checkpoint:
     )
 
 
+def follow(folder: Path, module: nn.Module, course: Course) -> None:
+    """Take part in what the leader of the crew trains in the same folder, to its end; nothing is written.
+
+    Raises:
+        UsageError: the folder is not the leader's.
+        TrainingError: the training diverged.
+
+    """
+    device, path = here(), folder / "state.safetensors"
+    course.crew.meet()
+    if saved_progress(path) is None:
+        mend = "give --out a folder that all of the machines share"
+        raise UsageError(f"{path} is not there", cause="the process that leads wrote it", mend=mend)
+    with torch.random.fork_rng():
+        state = _begin(path, module.to(device), course, device)
+        with state.progress.arithmetic.at_work():
+            while state.progress.epoch < course.epochs:
+                _epoch(state, path, course, device)
+
+
+def advance(folder: Path, module: nn.Module, course: Course) -> Progress:
+    """Train one more epoch of what `train` would, and save it; return how far it has come.
+
+    Raises:
+        TrainingError: the training diverged.
+
+    """
+    device, path = here(), folder / "state.safetensors"
+    with torch.random.fork_rng():
+        state = _begin(path, module.to(device), course, device)
+        before = state.progress.epoch
+        with state.progress.arithmetic.at_work():
+            while state.progress.epoch == before < course.epochs:  # an epoch that diverged begins again
+                _epoch(state, path, course, device)
+    return state.progress
+
+
 def steps_an_epoch(course: Course) -> int:
-    """Count the batches: all images are used, in batches of nearly equal size."""
+    """Count the batches: all samples are used, in batches of nearly equal size."""
     return math.ceil(len(course.task.train) / course.recipe.batch)
 
 
@@ -110,16 +162,24 @@ def run_epoch(state: TrainingState, course: Course, device: torch.device) -> flo
         _Diverged: the loss or its gradient is not finite.
 
     """
-    epoch, total = state.progress.epoch, torch.zeros((), device=device)
+    epoch, total, crew = state.progress.epoch, torch.zeros((), device=device), course.crew
     lesson, first = course.lesson(epoch), epoch * steps_an_epoch(course)
-    torch.manual_seed(course.seed * 1_000_003 + epoch)  # of dropout, so that a resumed run draws the same
+    crew.agree(state.live())
+    torch.manual_seed(
+        crew.seed(course.seed * 1_000_003 + epoch)
+    )  # of dropout, so that a resumed run draws the same
+    says = course.companion(state.module, state.average) if course.companion else None
     state.module.train()
     with Taps(state.module, student_taps(course.knowledge)) as taps:
         for step, indices in enumerate(_batches(course, epoch), first):
-            total += take_step(state, taps, course, material_of(course, lesson, indices, device), step)
-            if (step - first) % _CHECK_STEPS == 0 and not math.isfinite(float(total)):
+            own = crew.part(indices)
+            material = material_of(course, lesson, own, device)
+            material = dataclasses.replace(material, share=len(own) / len(indices))
+            material = _accompanied(material, says, state.progress.arithmetic)
+            total += take_step(state, taps, course, material, step)
+            if (step - first) % _CHECK_STEPS == 0 and not math.isfinite(float(crew.total(total))):
                 raise _Diverged
-    mean = float(total) / steps_an_epoch(course)
+    mean = float(crew.total(total)) / steps_an_epoch(course)
     if not math.isfinite(mean):
         raise _Diverged
     return mean
@@ -129,17 +189,19 @@ def run_epoch(state: TrainingState, course: Course, device: torch.device) -> flo
 class Material:
     """One batch on the device."""
 
-    images: Tensor  # (B, C, resolution, resolution)
+    inputs: Tensor  # (B, ...), as a network of the course's resolution takes them
     labels: Tensor
     targets: dict[str, Tensor]
-    indices: Tensor  # of the images in the training set
+    indices: Tensor  # of the samples in the training set
+    share: float = 1.0  # of the samples of this step, where several processes take it together
 
 
 def _begin(path: Path, module: nn.Module, course: Course, device: torch.device) -> TrainingState:
     """Take up a saved training, or start one: the arithmetic is chosen once and kept with the state."""
     lesson = course.lesson(0)
     sample = material_of(course, lesson, np.arange(min(course.recipe.batch, len(course.task.train))), device)
-    adapters = _adapters(module, course, sample)
+    says = course.companion(module, None) if course.companion else None
+    adapters = _adapters(module, course, _accompanied(sample, says, Arithmetic()))
     done = saved_progress(path)
     if done is not None:
         state = TrainingState(module, adapters, course.recipe, done.arithmetic)
@@ -152,7 +214,7 @@ def _begin(path: Path, module: nn.Module, course: Course, device: torch.device) 
         log.info("going on after epoch %d/%d", state.progress.epoch, course.epochs)
         return state
     state = TrainingState(
-        module, adapters, course.recipe, choose_arithmetic(module, sample.images, training=True)
+        module, adapters, course.recipe, choose_arithmetic(module, sample.inputs, training=True)
     )
     state.save(path)
     return state
@@ -168,7 +230,7 @@ def _epoch(state: TrainingState, path: Path, course: Course, device: torch.devic
             raise TrainingError(
                 f"the training diverged in epoch {state.progress.epoch + 1}",
                 cause=f"the loss was not finite, and halving the learning rate {_HALVINGS} times did not help",
-                mend="lower learning_rate, or look for images or labels that are wrong",
+                mend="lower learning_rate, or look for samples or labels that are wrong",
             ) from None
         state.restore(path)
         state.progress = dataclasses.replace(state.progress, halvings=halvings + 1)
@@ -179,7 +241,8 @@ def _epoch(state: TrainingState, path: Path, course: Course, device: torch.devic
     state.progress = dataclasses.replace(
         done, epoch=done.epoch + 1, losses=(*done.losses, loss), seconds=done.seconds + seconds
     )
-    state.save(path)
+    if course.crew.leads:
+        state.save(path)
     left_s = seconds * (course.epochs - done.epoch - 1)
     log.info("epoch %d/%d, loss %.3f, %.0f s left", done.epoch + 1, course.epochs, loss, left_s)
 
@@ -191,28 +254,40 @@ def _batches(course: Course, epoch: int) -> Iterator[NDArray[np.int64]]:
 
 
 def material_of(course: Course, lesson: Lesson, indices: NDArray[np.int64], device: torch.device) -> Material:
-    images, labels = batch_view(course.task, indices, lesson.view, device=device)
+    inputs, labels = batch_view(course.task, indices, lesson.view, course.resolution, device=device)
     targets = {
         tap: torch.from_numpy(rows[indices]).to(device, torch.float32) for tap, rows in lesson.targets.items()
     }
     return Material(
-        images=resized(images, course.resolution),
+        inputs=inputs,
         labels=labels,
         targets=targets,
         indices=torch.from_numpy(indices).to(device),
     )
 
 
+def _accompanied(material: Material, says: Says | None, arithmetic: Arithmetic) -> Material:
+    """Add what the companion says of a batch to the teacher's targets."""
+    if says is None:
+        return material
+    with torch.no_grad(), arithmetic.autocast(material.inputs.device):
+        said = says(arithmetic.placed(material.inputs))
+    return dataclasses.replace(material, targets={**material.targets, **said})
+
+
 def take_step(state: TrainingState, taps: Taps, course: Course, material: Material, step: int) -> Tensor:
     """Take one step; return its loss, made not finite where the gradient is not."""
     arithmetic, recipe = state.progress.arithmetic, course.recipe
-    with arithmetic.autocast(material.images.device):
-        outputs = taps(arithmetic.placed(material.images))
+    with arithmetic.autocast(material.inputs.device):
+        outputs = taps(arithmetic.placed(material.inputs))
     steps = steps_an_epoch(course) * course.epochs
     batch = Batch(labels=material.labels, indices=material.indices, progress=(step + 1) / steps)
     loss = total_loss(course.knowledge, state.adapters, outputs, material.targets, batch)
+    if material.share != 1:
+        loss = material.share * loss
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    course.crew.sum_gradients(state.trained())
     norm = nn.utils.clip_grad_norm_(state.trained(), recipe.clip or math.inf, foreach=True)
     share = rate_share(step, steps) * 0.5**state.progress.halvings
     for group in state.optimizer.param_groups:
@@ -231,7 +306,8 @@ def _adapters(module: nn.Module, course: Course, sample: Material) -> nn.ModuleD
         ConfigError: a loss cannot compare what is tapped.
 
     """
-    missing = {tap for one in course.knowledge for tap in one.teacher} - {*sample.targets, LABELS}
+    asked = {tap for one in course.knowledge for tap in one.teacher if not tap.startswith(OWN)}
+    missing = asked - {*sample.targets, LABELS}
     if missing:
         cause = f"there is nothing of {', '.join(sorted(missing))}"
         raise UsageError(
@@ -245,9 +321,9 @@ def _adapters(module: nn.Module, course: Course, sample: Material) -> nn.ModuleD
             course.knowledge,
             course.recipe.balance,
             Outputs(
-                student=taps(sample.images[:2]), teacher={tap: one[:2] for tap, one in sample.targets.items()}
+                student=taps(sample.inputs[:2]), teacher={tap: one[:2] for tap, one in sample.targets.items()}
             ),
             Batch(labels=few[0], indices=few[1]),
             samples=len(course.task.train),
-            classes=len(course.task.classes),
+            classes=len(course.task.classes) or course.task.outputs,
         )

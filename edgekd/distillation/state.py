@@ -63,7 +63,7 @@ class TrainingState:
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
         slots = checkpoints.optimizer_tensors(self.optimizer)
-        tensors = {**self._live(), **{f"{_OPTIMIZER}{name}": value for name, value in slots.items()}}
+        tensors = {**self.live(), **{f"{_OPTIMIZER}{name}": value for name, value in slots.items()}}
         checkpoints.save_tensors(path, tensors, encode(self.progress))
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class TrainingState:
             for name in list(tensors)
             if name.startswith(_OPTIMIZER)
         }
-        live = self._live()
+        live = self.live()
         if _shapes(tensors) != _shapes(live):
             raise IntegrityError(f"{path} is the state of another training")
         checkpoints.restore_optimizer(self.optimizer, slots)
@@ -89,7 +89,7 @@ class TrainingState:
             value.copy_(tensors[name])
         self.progress = progress
 
-    def _live(self) -> dict[str, Tensor]:
+    def live(self) -> dict[str, Tensor]:
         """Name every tensor but the optimizer's; they share memory with what is trained."""
         parts = {
             "module": self.module.state_dict(),

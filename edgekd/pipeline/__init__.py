@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING
 from edgekd.values.bundle import VerifyReport
 from edgekd.values.gate import Gate, Question
 from edgekd.values.job import Job
+from edgekd.values.ladder import Ladder
 from edgekd.values.model import Precision
 from edgekd.values.outcome import Compiled, Distilled, Exported, Outcome, Plan, Profile, Quantized
 from edgekd.values.student import StudentSpec
 from edgekd.values.target import Target
+from edgekd.values.targets import Outcomes
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekd.tasks.classification import ImageClassification
+    from edgekd.tasks.task import Task
     from edgekd.values.preprocess import Normalisation
 
-__all__ = ["check", "compile_", "distill", "export", "plan", "profile", "quantize", "report", "run", "verify"]
+__all__ = [
+    "check", "compile_", "distill", "export", "ladder", "plan", "profile", "quantize", "report", "run", "verify",
+]  # fmt: skip
 
 
 def run(
@@ -35,9 +39,13 @@ def run(
     out: Path | None = None,
     command: str = "",
     teacher: nn.Module | None = None,
-    data: ImageClassification | None = None,
+    data: Task | None = None,
+    cluster: str = "",
+    or_here: bool = False,
 ) -> Outcome:
     """Find, train and deliver the best student that meets the budget on the target.
+
+    Started by torchrun, each student is trained by all of its processes; see `help_to_train`.
 
     Args:
         job: what is asked for.
@@ -48,15 +56,100 @@ def run(
         command: that makes this run again, for the report.
         teacher: a live torch module in place of `job.teacher.model`; (B, C, H, W) -> (B, classes).
         data: live data in place of `job.task.data`, from `edgekd.tasks.from_arrays` or `from_dataset`.
+        cluster: address of a Ray cluster whose workers train the students, or "local": processes here.
+        or_here: train on this machine what a cluster that goes away has left.
 
     Raises:
-        EdgekdError: see `edgekd.errors`; `BudgetError` where no student meets the budget.
+        EdgekdError: see `edgekd.errors`; `BudgetError` where no student meets the budget, `DeviceError` where the
+            cluster goes away.
 
     """
-    from edgekd.pipeline.loop import close_the_loop
+    from edgekd.pipeline.company import company
 
     out = out or Path("runs") / name
-    return close_the_loop(job, beside=beside, name=name, out=out, command=command, teacher=teacher, data=data)
+    if cluster:
+        from edgekd.pipeline.cluster import clustered
+        from edgekd.pipeline.targets import close_the_loop_with
+
+        with clustered(
+            cluster, job, beside=beside, out=out, or_here=or_here, live=data is not None
+        ) as trainer:
+            return close_the_loop_with(
+                trainer, job, beside=beside, name=name, out=out, command=command, teacher=teacher, data=data
+            )
+    from edgekd.pipeline.loop import close_the_loop
+
+    with company():
+        return close_the_loop(
+            job, beside=beside, name=name, out=out, command=command, teacher=teacher, data=data
+        )
+
+
+def run_on_targets(
+    jobs: Mapping[str, Job],
+    *,
+    beside: Path = Path(),
+    name: str = "run",
+    out: Path | None = None,
+    command: str = "",
+    teacher: nn.Module | None = None,
+    data: Task | None = None,
+    cluster: str = "",
+    or_here: bool = False,
+) -> Outcomes:
+    """Find, train and deliver the best student for each of several targets, with trainings that serve all of them.
+
+    Args:
+        jobs: by the target's name; they may differ in `[target]` and `[budget]`.
+        beside: see `run`, as for all below.
+        name: of the run.
+        out: the folder of the run; each target has one of its name within.
+        command: that makes this run again.
+        teacher: a live torch module.
+        data: live data.
+        cluster: whose workers train.
+        or_here: train here what a cluster that goes away has left.
+
+    Raises:
+        EdgekdError: what is wrong for every target. A target that has no student is an outcome, with why.
+
+    """
+    from edgekd.pipeline.company import company
+    from edgekd.pipeline.targets import close_the_loops
+
+    out = out or Path("runs") / name
+    if cluster:
+        from edgekd.pipeline.cluster import clustered
+
+        job = next(iter(jobs.values()))
+        with clustered(
+            cluster, job, beside=beside, out=out, or_here=or_here, live=data is not None
+        ) as trainer:
+            return close_the_loops(
+                jobs,
+                beside=beside,
+                name=name,
+                out=out,
+                command=command,
+                teacher=teacher,
+                data=data,
+                trainer=trainer,
+            )
+    with company():
+        return close_the_loops(
+            jobs, beside=beside, name=name, out=out, command=command, teacher=teacher, data=data
+        )
+
+
+def help_to_train(job: Job, *, beside: Path = Path(), name: str = "run", out: Path | None = None) -> int:
+    """Train with the process that leads, where torchrun started this one to help; return how many students.
+
+    Call it instead of `run` or `distill`, with the same job, where the environment's RANK is not 0; the command line
+    does.
+    """
+    from edgekd.pipeline.company import help_to_train as take_part
+
+    return take_part(job, beside=beside, out=out or Path("runs") / name)
 
 
 def plan(job: Job, *, beside: Path = Path(), name: str = "run", out: Path | None = None) -> Plan:
@@ -155,25 +248,41 @@ def export(
 def quantize(
     model: Path,
     *,
-    runtime: str,
     target: Target,
     out: Path,
     calibrate: Path | None = None,
+    data: str = "",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     normalisation: Normalisation | None = None,
+    seconds: float | None = None,
+    anyway: bool = False,
 ) -> Quantized:
-    """Make a float model int8 for a runtime, and measure both in turns."""
-    from edgekd.pipeline.quantizing import quantize_model
+    """Try the precisions and quantisers of each runtime of the target, and ship the fastest file that loses nothing.
 
-    return quantize_model(
-        model,
-        target,
-        runtime=runtime,
+    Args:
+        model: a float .onnx, or an .xml with its .bin beside it.
+        target: the device, its runtimes and threads.
+        out: for the file to ship, the float file, and what a second call goes on from.
+        calibrate: real inputs; None: random ones, which show the speed alone.
+        data: labelled images to judge by.
+        shapes: of inputs with dynamic dimensions; 1 where none is given.
+        normalisation: of images; None: pixels in [0, 1].
+        seconds: after which nothing new is begun; None: five minutes.
+        anyway: ship the fastest int8 file whatever it loses.
+
+    """
+    from edgekd.pipeline.quantizing import SECONDS, Wish, quantize_model
+
+    wish = Wish(
+        path=model,
         calibrate=calibrate,
-        out=out,
-        shapes=shapes,
+        data=data,
+        shapes=shapes or {},
         normalisation=normalisation,
+        seconds=SECONDS if seconds is None else seconds,
+        anyway=anyway,
     )
+    return quantize_model(wish, target, out)
 
 
 def compile_(
@@ -196,6 +305,50 @@ def verify(bundle: Path, target: Target) -> VerifyReport:
     from edgekd.pipeline.single import verify_folder
 
     return verify_folder(bundle, target)
+
+
+def ladder(
+    first: str,
+    second: str,
+    *,
+    target: Target,
+    data: Path | None = None,
+    normalisation: Normalisation | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    weights: Path | None = None,
+    limit: float | None = None,
+    asked: bool = False,
+) -> Ladder:
+    """Hold a model against another on every runtime of the target, down to the first layer at which they part.
+
+    Args:
+        first: what is right: an .onnx, an .xml or FILE.py:FUNCTION.
+        second: the .onnx or .xml that is to compute the same.
+        target: the device and its runtimes.
+        data: real inputs: a folder of images, an .npz or an .npy. None: random ones.
+        normalisation: of those images; None: pixels in [0, 1].
+        shapes: of inputs with dynamic dimensions.
+        weights: a state dict for FILE.py:FUNCTION.
+        limit: what an output may depart by, as a share of its largest value; None: by the models' precisions.
+        asked: the runtimes were chosen, so that one which refuses the second model is a fault.
+
+    Raises:
+        EdgekdError: see `edgekd.errors`.
+
+    """
+    from edgekd.pipeline.climbing import Climb, climb
+
+    what = Climb(
+        first=first,
+        second=second,
+        data=data,
+        normalisation=normalisation,
+        shapes=dict(shapes or {}),
+        weights=weights,
+        limit=limit,
+        asked=asked,
+    )
+    return climb(what, target)
 
 
 def check(
@@ -224,9 +377,11 @@ def distill(
     out: Path | None = None,
 ) -> Distilled:
     """Train one student to match the job's teacher; without a spec, the one that the search finds most promising."""
+    from edgekd.pipeline.company import company
     from edgekd.pipeline.distilling import distill_one
 
-    return distill_one(job, beside=beside, name=name, spec=spec, out=out or Path("runs") / name)
+    with company():
+        return distill_one(job, beside=beside, name=name, spec=spec, out=out or Path("runs") / name)
 
 
 def report(folder: Path) -> Path:

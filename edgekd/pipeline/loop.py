@@ -28,6 +28,7 @@ from edgekd.pipeline.workbench import Workbench, workbench
 from edgekd.stages.judge_search import first_picks, measured_frontier
 from edgekd.stages.probe import next_probe
 from edgekd.stages.propose import probes
+from edgekd.tasks.task import Task
 from edgekd.values.budget import RANKS, Limits
 from edgekd.values.conditions import TrustVerdict
 from edgekd.values.job import LEAST_PROBES, Job
@@ -38,14 +39,22 @@ from edgekd.values.trial import History, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
-_MORE = 2  # students distilled beside, each time all finalists turn out too slow
+MORE = 2  # students distilled beside, each time all finalists turn out too slow
 _CHANCES = 3  # measurements that a noisy machine is given before it refuses a student
 _ABREAST = 4  # finalists that are measured together
+_UNFINISHED = (Verdict.MEASURED, Verdict.PROMISING)
 _WORTHWHILE = 1.6  # times the latency of the fastest combination, on the student that suits it best
 
 
 def close_the_loop(
-    job: Job, *, beside: Path, name: str, out: Path, command: str, teacher: object = None, data: object = None
+    job: Job,
+    *,
+    beside: Path,
+    name: str,
+    out: Path,
+    command: str,
+    teacher: object = None,
+    data: Task | None = None,
 ) -> Outcome:
     """Find, train and deliver the best student that meets the budget on the target.
 
@@ -62,18 +71,22 @@ def close_the_loop(
             learn_the_device(bench)
             accepted = find(bench)
         except BudgetError as error:
-            loosest = max(current_limits(bench).values(), key=lambda limits: sum(limits.latency_ms.values()))
-            refuse(bench, out, command, error, loosest)
+            refuse(bench, out, command, error, loosest(bench))
             raise
         outcome = deliver(bench, out, command, accepted)
-        history = bench.history()
-        wanted = bench.job.search.aim == "frontier"
-        return replace(
-            outcome,
-            seconds=time.monotonic() - began,
-            first_picks_broken=first_picks(history).share,
-            frontier=measured_frontier(history) if wanted else (),
-        )
+        return closed(bench, outcome, seconds=time.monotonic() - began)
+
+
+def closed(bench: Workbench, outcome: Outcome, *, seconds: float) -> Outcome:
+    """Add to what was delivered how long it took, and what the search amounts to."""
+    history = bench.history()
+    wanted = bench.job.search.aim == "frontier"
+    return replace(
+        outcome,
+        seconds=seconds,
+        first_picks_broken=first_picks(history).share,
+        frontier=measured_frontier(history) if wanted else (),
+    )
 
 
 def learn_the_device(bench: Workbench) -> None:
@@ -134,20 +147,20 @@ def find(bench: Workbench) -> Accepted:
 
     """
     trials = bench.job.search.trials
-    for wanted in (trials, trials + _MORE, trials + 2 * _MORE):
+    for wanted in (trials, trials + MORE, trials + 2 * MORE):
         search(bench, wanted)
         finish_the_best(bench)
         if accepted := accept(bench):
             return accepted
         if bench.history().with_verdict(Verdict.INACCURATE):
             break  # fast enough, and not good enough: more of the same would not change that
-    raise _refusal("no finished student meets the budget", bench.history(), current_limits(bench))
+    raise refusal("no finished student meets the budget", bench.history(), current_limits(bench))
 
 
 def search(bench: Workbench, wanted: int) -> None:
     """Propose, time untrained, distill briefly, until `wanted` students were distilled or none is left."""
     limits = {runtime: screening(limit) for runtime, limit in current_limits(bench).items()}
-    while len(promising(bench.history())) < wanted and _refused(bench.history()) < 3 * wanted:
+    while len(promising(bench.history())) < wanted and refused(bench.history()) < 3 * wanted:
         proposal = next_proposal(bench, limits, wanted)
         if proposal is None:
             break
@@ -155,7 +168,15 @@ def search(bench: Workbench, wanted: int) -> None:
         trial = try_briefly(bench, proposal)
         log.info("  %s %s", trial.verdict.value, _outcome(trial))
     if not promising(bench.history()):
-        raise _refusal("no student is fast enough", bench.history(), limits)
+        raise refusal("no student is fast enough", bench.history(), limits)
+
+
+def next_finalists(bench: Workbench) -> list[StudentSpec]:
+    """Return the students that `finish_the_best` will distill, unless one of them turns out too slow."""
+    history = bench.history()
+    done = {trial.proposal.spec for trial in history.trials if trial.verdict not in _UNFINISHED}
+    left = [trial.proposal.spec for trial in promising(history) if trial.proposal.spec not in done]
+    return left[: max(bench.job.search.finalists - len(_fast_enough(history)), 0)]
 
 
 def finish_the_best(bench: Workbench) -> None:
@@ -163,13 +184,12 @@ def finish_the_best(bench: Workbench) -> None:
 
     A finalist that turns out too slow, or diverges, gives its place to the next.
     """
-    unfinished = (Verdict.MEASURED, Verdict.PROMISING)
     for trial in promising(bench.history()):
         history = bench.history()
         if len(_fast_enough(history)) >= bench.job.search.finalists:
             break
         if trial.proposal.spec not in {
-            t.proposal.spec for t in history.trials if t.verdict not in unfinished
+            t.proposal.spec for t in history.trials if t.verdict not in _UNFINISHED
         }:
             log.info("distilling fully: %s", trial.proposal.spec)
             for variant in finish(bench, trial.proposal.spec, variants(bench, trial)):
@@ -242,7 +262,7 @@ def _equals(standing: list[Trial], samples: int, confidence: float) -> list[Tria
     cannot tell from chance is not worth latency.
     """
     highest = max(trial.accuracy or 0.0 for trial in standing)
-    error = sqrt(highest * (1 - highest) / samples)
+    error = sqrt(max(highest * (1 - highest), 0.0) / samples)  # R2 can lie below 0
     equals = [trial for trial in standing if (trial.accuracy or 0.0) >= highest - error]
     equals.sort(key=lambda trial: trial.latency.upper_bound(99.0, confidence) if trial.latency else inf)
     return equals[:_ABREAST]
@@ -261,12 +281,17 @@ def current_limits(bench: Workbench) -> dict[str, Limits]:
     return {runtime: limits_for(bench, latency) for runtime, latency in zip(runtimes, latencies)}
 
 
+def loosest(bench: Workbench) -> Limits:
+    """Return the limits of the runtime that has the most room."""
+    return max(current_limits(bench).values(), key=lambda limits: sum(limits.latency_ms.values()))
+
+
 def promising(history: History) -> list[Trial]:
     """Return briefly distilled students, the most accurate first."""
     return sorted(history.with_verdict(Verdict.PROMISING), key=lambda trial: -(trial.accuracy or 0.0))
 
 
-def _refused(history: History) -> int:
+def refused(history: History) -> int:
     """Count the students that were proposed and not distilled, those of interrupted runs included."""
     tried = {
         trial.proposal.spec
@@ -292,7 +317,7 @@ def _outcome(trial: Trial) -> str:
     return f"{latency}{accuracy}{' - ' + trial.why if trial.why else ''}"
 
 
-def _refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetError:
+def refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetError:
     """Say what came nearest to the budget, and what would admit it."""
     finished = [trial for trial in history.trials if trial.engine is not None and trial.why]
     if finished:

@@ -24,11 +24,16 @@ def next_proposal(bench: Workbench, limits: dict[str, Limits], wanted: int) -> P
 
     """
     history = bench.history()
-    share = 1.0
-    if bench.job.search.aim == "frontier":
-        share = _AIMS[len(history.with_verdict(Verdict.PROMISING)) % len(_AIMS)]
+    share = frontier_share(bench, history)
     found = _asked(bench, history, scaled(limits, share), wanted)
     return found if found or share == 1.0 else _asked(bench, history, limits, wanted)
+
+
+def frontier_share(bench: Workbench, history: History) -> float:
+    """Return which share of the budget the next trial aims at: the whole, unless the frontier is asked for."""
+    if bench.job.search.aim != "frontier":
+        return 1.0
+    return _AIMS[len(history.with_verdict(Verdict.PROMISING)) % len(_AIMS)]
 
 
 def scaled(limits: dict[str, Limits], share: float) -> dict[str, Limits]:

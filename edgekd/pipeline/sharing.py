@@ -33,6 +33,11 @@ def keep(out: Path, trials: Iterable[Trial], space: Space) -> None:
             append(out / OWN, found)
 
 
+def measured(trials: Iterable[Trial], space: Space) -> tuple[Measurement, ...]:
+    """Return what trials say of their device."""
+    return tuple(found for trial in trials if (found := measurement_of(trial, space)) is not None)
+
+
 def measurement_of(trial: Trial, space: Space) -> Measurement | None:
     """Return what a trial says of its device; None where nothing was timed."""
     if trial.latency is None:

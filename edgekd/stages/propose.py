@@ -10,11 +10,12 @@ from math import exp, log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from edgekd.stages.believe import encode_specs
 from edgekd.stages.predict import Predictor, predict
 from edgekd.students import draw, features, neighbours
+from edgekd.surrogates.accuracy import Encoded
 from edgekd.surrogates.selection import Trials, next_trial, promises
 from edgekd.values.budget import Limits
 from edgekd.values.codec import fingerprint
@@ -28,6 +29,9 @@ _CAUTION = 0.25  # of the doubt left, after each proposal in a row that was too 
 _LEAST_DOUBT, _MOST_DOUBT = 0.03, 0.3  # SD of log latency; drift alone makes the first, more admits nothing
 _CLIMBS, _PARENTS, _CHILDREN = 6, 25, 12  # rounds of search around the best of the pool
 _HOPELESS = 1.6  # times the limit
+_WORTH = 0.5  # of what the best would be to a target: a student below it is not tried there
+_LIKELY = 0.5  # probability of being within the limit of a target that takes part in another's training
+_ALIKE = 0.9  # of the highest sum: the cheapest of these is proposed
 _REACH = 1.645  # standard deviations from the middle of an interval of 90 % to its end
 
 
@@ -47,6 +51,12 @@ class Candidate:
     def hopeful(self) -> bool:
         """Say whether a wrong prediction may be all that stands in its way."""
         return self.tightness() <= _HOPELESS
+
+    def chance(self) -> float:
+        """Return the probability of being within its limit."""
+        return (
+            float(ndtr(-log(self.tightness()) / self.doubt)) if self.doubt else float(self.tightness() <= 1)
+        )
 
     def within(self, share: float) -> bool:
         """Say whether it stays below its limit with this probability."""
@@ -97,6 +107,101 @@ def propose(
         pool = [found.proposal.spec for found in best]
         pool += [neighbours(spec, space, rng) for spec in pool for _ in range(_CHILDREN)]
     return best[0].proposal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What one target brings to a search for several."""
+
+    history: History
+    limits: dict[str, Limits]  # by runtime, in ms
+    stored: Sequence[Measurement] = ()
+
+
+def propose_together(
+    space: Space, asking: Sequence[Asking], trained: History, *, seed: int
+) -> dict[int, Proposal]:
+    """Return the student that promises the targets most in all, as each of them would compile it; empty: there is none.
+
+    What a student is worth to a target that has not tried it: 1 where it promises as much as the best that this
+    target could propose alone, e^-1 where it promises a standard deviation less; times the probability that it is
+    within the limit there. The student with the highest sum is proposed, of those that some target would propose
+    alone. It is tried on each target to which it is worth it and where it is more likely within the limit than not:
+    timing costs little, and a training then serves several. A target for which nothing is expected to fit waits
+    until the others are done, and then asks as if it were alone.
+
+    Args:
+        space: the students there are.
+        asking: the targets that still want students.
+        trained: the trials of all targets: accuracy hangs on none of them.
+        seed: of the draws.
+
+    """
+    tried = [tried_specs(one.history) for one in asking]
+    count = sum(map(len, tried))
+    rng = random.Random(f"{seed}/{count}/together")  # noqa: S311 - not cryptography
+    known = Scored.of(trained)
+    predictors = [
+        predict(one.history, one.limits, channels=space.channels, classes=space.classes, stored=one.stored)
+        for one in asking
+    ]
+    sure = [sure_of(one.history) for one in asking]
+
+    def reached(spec: StudentSpec) -> dict[int, Candidate]:
+        name = fingerprint(spec)
+        found = {
+            at: fastest(spec, space, predictors[at], one.limits)
+            for at, one in enumerate(asking)
+            if name not in tried[at]
+        }
+        return {at: one for at, one in found.items() if one is not None and one.chance() >= _LIKELY}
+
+    pool, best = _pool(space, known, rng), dict[int, Candidate]()
+    for _ in range(_CLIMBS):
+        reachable = [reached(spec) for spec in pool]
+        within = [found for found in reachable if any(one.within(sure[at]) for at, one in found.items())]
+        if not within:
+            return _alone(space, asking, seed=seed)
+        order, worth = _by_sum(within, sure, known, space, seed=seed)
+        best = {at: one for at, one in within[order[0]].items() if worth[at, order[0]] >= _WORTH}
+        pool = [_spec_of(within[at]) for at in order[:_PARENTS]]
+        pool += [neighbours(spec, space, rng) for spec in pool for _ in range(_CHILDREN)]
+    return {at: one.proposal for at, one in best.items()}
+
+
+def _alone(space: Space, asking: Sequence[Asking], *, seed: int) -> dict[int, Proposal]:
+    """Let each target ask for itself: the nearest to its limit may be tried as long as it is not hopeless."""
+    for at, one in enumerate(asking):
+        if found := propose(space, one.history, one.limits, seed=seed, stored=one.stored):
+            return {at: found}
+    return {}
+
+
+def _by_sum(
+    within: Sequence[dict[int, Candidate]], sure: Sequence[float], known: Scored, space: Space, *, seed: int
+) -> tuple[list[int], NDArray[np.float64]]:
+    """Return the order of students, the best first, and what each is worth to each target if it is within its limit."""
+    specs = [_spec_of(found) for found in within]
+    pool, trials = _known_too(specs, known, space)
+    free = np.arange(len(pool)) < len(specs)
+    promise, doubt = (part[: len(specs)] for part in promises(pool, free, trials, seed=seed))
+    worth, chance = np.zeros((len(sure), len(specs))), np.zeros((len(sure), len(specs)))
+    for at, share in enumerate(sure):
+        own = np.array([at in found and found[at].within(share) for found in within])
+        if own.any():  # else it waits
+            best = int(np.argmax(np.where(own, promise, -np.inf)))
+            off = (promise - promise[best]) / max(float(doubt[best]), 1e-12)
+            chance[at] = [found[at].chance() if at in found else 0.0 for found in within]
+            worth[at] = np.where(chance[at] > 0, np.exp(np.minimum(off, 0.0)), 0.0)
+    total = np.where(worth >= _WORTH, worth * chance, 0.0).sum(axis=0)
+    order = [int(at) for at in np.argsort(-total, kind="stable")]
+    equal = [at for at in order if total[at] >= _ALIKE * total[order[0]]]
+    first = min(equal, key=lambda at: _size(specs[at], space))  # of equals, what costs least to train
+    return [first, *(at for at in order if at != first)], worth
+
+
+def _spec_of(found: dict[int, Candidate]) -> StudentSpec:
+    return next(iter(found.values())).proposal.spec
 
 
 def fastest(
@@ -189,15 +294,9 @@ def _ranked(
 ) -> list[Candidate]:
     """Return candidates, the most promising first; of the last, the cheapest of equals comes first."""
     specs = [found.proposal.spec for found in within]
-    pool = encode_specs([*specs, *known.specs, *known.failed], space)
-    count, trained = len(specs), len(known.specs)
+    pool, trials = _known_too(specs, known, space)
+    count = len(specs)
     free = np.arange(len(pool)) < count
-    trials = Trials(
-        rows=tuple(range(count, count + trained)),
-        scores=known.scores,
-        short=known.short,
-        failed=tuple(range(count + trained, len(pool))),
-    )
     promise, _ = promises(pool, free, trials, seed=seed, planned=planned)
     order = [int(at) for at in np.argsort(-promise[:count], kind="stable")]
     if last:
@@ -206,6 +305,18 @@ def _ranked(
         assert first is not None  # noqa: S101 - candidates are free
         order = [first, *(at for at in order if at != first)]
     return [within[at] for at in order]
+
+
+def _known_too(specs: Sequence[StudentSpec], known: Scored, space: Space) -> tuple[Encoded, Trials]:
+    """Encode candidates, and behind them what was tried."""
+    pool = encode_specs([*specs, *known.specs, *known.failed], space)
+    count, trained = len(specs), len(known.specs)
+    return pool, Trials(
+        rows=tuple(range(count, count + trained)),
+        scores=known.scores,
+        short=known.short,
+        failed=tuple(range(count + trained, len(pool))),
+    )
 
 
 def _pool(space: Space, known: Scored, rng: random.Random) -> list[StudentSpec]:

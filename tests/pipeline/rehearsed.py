@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgekd.distillation.arithmetic import Arithmetic
-from edgekd.quantizers.__main__ import halve, quantize
+from edgekd.quantizers import __main__ as quantizers
 from edgekd.tasks import ImageClassification, from_arrays
 from edgekd.values.budget import Budget, LatencyBudget, Limits
 from edgekd.values.job import (
@@ -98,7 +98,7 @@ class WorkerHere:
     def ask(self, name: str, order: Any, reply: type, *, timeout_s: float) -> Any:
         if self._handlers:
             return self._handlers[name].carry_out(order)
-        return halve(order) if name == "halve" else quantize(order)
+        return getattr(quantizers, name)(order)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -170,41 +170,6 @@ def test_a_compiled_file_computes_what_its_source_does(runtime: str, ends: list[
     assert made.problems == ()
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_quantising_measures_the_float_parent_beside(runtime: str, images: Path, tmp_path: Path):
-    path = models.conv_net(tmp_path / "net.onnx")
-    made = pipeline.quantize(
-        path, runtime=runtime, target=target(runtime), calibrate=images, out=tmp_path / "out"
-    )
-    assert made.samples == 20
-    assert made.calibration_sha256
-    assert made.speedup == made.parent_latency_ms.p50 / made.latency_ms.p50
-    assert any("int8 lost" in problem for problem in made.problems) == (made.speedup <= 1)
-    assert 0 < made.max_error < 0.5 * made.scale
-    with connect(target(runtime)) as device:
-        assert device.inspect(Artifact.of(Path(next(iter(made.files))))).quantized
-
-
-def test_random_calibration_is_said_aloud(tmp_path: Path):
-    path = models.conv_net(tmp_path / "net.onnx")
-    made = pipeline.quantize(path, runtime="rehearsal", target=target("rehearsal"), out=tmp_path / "out")
-    assert made.calibration_sha256 == ""
-    assert any("random" in problem for problem in made.problems)
-
-
-def test_what_cannot_be_quantised_is_refused_before_anything_runs(images: Path, tmp_path: Path):
-    int8 = models.quantized_net(tmp_path / "int8.onnx")
-    with pytest.raises(ModelError, match="int8 already"):
-        pipeline.quantize(
-            int8, runtime="rehearsal", target=target("rehearsal"), calibrate=images, out=tmp_path
-        )
-    path = models.embedding(tmp_path / "tokens.onnx")
-    with pytest.raises(DataError, match="int64"):
-        pipeline.quantize(
-            path, runtime="rehearsal", target=target("rehearsal"), calibrate=images, out=tmp_path
-        )
-
-
 def test_images_are_resized_scaled_and_normalised(images: Path, tmp_path: Path):
     normalisation = Normalisation(mean=(0.5,), std=(0.25, 0.5, 1.0))
     signature = Signature(inputs=(IMAGE,), outputs=())
