@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import cache, devices, fleet, gate, jobs, models, workshop
+from edgekd.cli import cache, devices, fleet, gate, jobs, models, quantize, verify, workshop
 from edgekd.cli.options import unwrapped
 
 _LOOP = "The loop: a job in, a measured student out"
@@ -44,7 +44,7 @@ _EPILOG = """\
     [bold]6[/bold]   refused: a digest or a path is not what it must be
     [bold]7[/bold]   disk or memory ran out; the same command goes on where it was
    [bold]70[/bold]   a fault in edgekd; the message names a report file
-  [bold]130[/bold]   interrupted (143: terminated); the same command goes on where it was
+  [bold]130[/bold]   interrupted (143: terminated, 129: hung up); the same command goes on where it was
 """
 
 app = typer.Typer(
@@ -81,12 +81,12 @@ for _panel, _verb, _examples in (
     (_LOOP, jobs.plan, jobs.PLAN),
     (_LOOP, jobs.distill, jobs.DISTILL),
     (_LOOP, jobs.report, jobs.REPORT),
-    (_LOOP, models.verify, models.VERIFY),
+    (_LOOP, verify.verify, verify.VERIFY),
     (_GATE, gate.check, gate.CHECK),
     (_GATE, fleet.requalify, fleet.REQUALIFY),
     (_MODELS, models.profile, models.PROFILE),
     (_MODELS, models.export, models.EXPORT),
-    (_MODELS, models.quantize, models.QUANTIZE),
+    (_MODELS, quantize.quantize, quantize.QUANTIZE),
     (_MODELS, models.compile_, models.COMPILE),
     (_WORKSHOP, workshop.init, workshop.INIT),
     (_WORKSHOP, workshop.config, workshop.CONFIG),

@@ -1,4 +1,4 @@
-"""Verbs about model files: profile, export, quantize, compile, verify."""
+"""Verbs about model files: profile, export, quantize, compile."""
 
 from __future__ import annotations
 
@@ -47,14 +47,8 @@ EXPORT = """\
   [cyan]edgekd export models.py:resnet56 --weights w.safetensors --input images=1x3x32x32 \\
          --to onnx,openvino --precision fp32,int8 --calibrate images/ --out exported[/cyan]
 """
-QUANTIZE = """\
-  [cyan]edgekd quantize model.onnx --runtime openvino --calibrate images/ --out int8[/cyan]
-"""
 COMPILE = """\
   [cyan]edgekd compile model.onnx --runtime openvino --precision bf16 --out compiled[/cyan]
-"""
-VERIFY = """\
-  [cyan]edgekd verify runs/digits/bundle[/cyan]
 """
 
 _FORMATS = ("onnx", "openvino", "tensorrt")
@@ -220,47 +214,6 @@ def export(
     raise typer.Exit(0 if exported.passed else 1)
 
 
-def quantize(
-    model: Model,
-    *,
-    runtime: Runtime,
-    calibrate: Calibrate = None,
-    mean: Mean = None,
-    std: Std = None,
-    shape: Shapes = None,
-    threads: Threads = None,
-    profile_name: ProfileName = None,
-    device: DeviceName = None,
-    wait: Wait = 0.0,
-    tune: Tune = "",
-    out: Out = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Make a model int8, with the quantizer that suits the runtime, and measure it beside the float one.
-
-    DIR is quantized/ unless given. Without --calibrate, random inputs show the speed and not the accuracy.
-    """
-    shapes, normalisation = shapes_from(shape), normalisation_from(mean, std)
-    target = target_from_options(profile_name, runtime, threads, device, wait, tune=tune)
-    with progress(quiet=quiet, verbose=verbose):
-        from edgekd import pipeline
-
-        made = pipeline.quantize(
-            model,
-            runtime=runtime,
-            target=target,
-            calibrate=calibrate,
-            shapes=shapes,
-            normalisation=normalisation,
-            out=out or Path("quantized"),
-        )
-    from edgekd.cli import tables
-
-    show(made, tables.quantized, as_json=as_json)
-
-
 def compile_(
     model: Model,
     *,
@@ -298,32 +251,3 @@ def compile_(
     from edgekd.cli import tables
 
     show(made, tables.compiled, as_json=as_json)
-
-
-def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.", exists=True)],
-    *,
-    threads: Threads = None,
-    profile_name: ProfileName = None,
-    device: DeviceName = None,
-    wait: Wait = 0.0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Check a bundle: every digest, every model, and that each still computes what it did.
-
-    Exit code 6: a file is not what the manifest says. Exit code 1: a model computes something else.
-    """
-    target = target_from_options(profile_name, None, threads, device, wait)
-    with progress(quiet=quiet, verbose=verbose):
-        from edgekd import pipeline
-
-        found = pipeline.verify(bundle, target)
-    from edgekd.cli import tables
-
-    if as_json:
-        show_json(tables.with_verdict(found))
-    else:
-        show(found, tables.verified, as_json=False)
-    raise typer.Exit(0 if found.passed else 1)

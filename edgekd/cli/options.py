@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -286,13 +287,11 @@ def overrides_with(
     """Let --target, --wait, --record and --tune stand for overrides of [target], which win over others.
 
     Raises:
-        DeviceError: no device has this name.
+        DeviceError: no device and no hardware profile has this name.
 
     """
-    if device:
-        _check_known(device)
     asked = {
-        "target.device": device or "",
+        **(_of_target(device) if device else {}),
         "target.wait_s": f"{wait_s:g}" if wait_s else "",
         "target.record": record,
         "target.tune": tune,
@@ -300,12 +299,24 @@ def overrides_with(
     return [*(overrides or ()), *(f"{key}={text}" for key, text in asked.items() if text)]
 
 
-def _check_known(device: str) -> None:
+def _of_target(name: str) -> dict[str, str]:
+    """Return what --target means for a job: a device, or this machine by a hardware profile."""
     from edgekd.devices import CASSETTE, registry
-    from edgekd.stages.configure import DEFAULT_TARGET
+    from edgekd.errors import ConfigError
+    from edgekd.stages.configure import DEFAULT_TARGET, shipped
 
-    if device != DEFAULT_TARGET.device and not device.startswith(CASSETTE):
-        registry.known_board(registry.config_folder(), device)
+    if name == DEFAULT_TARGET.device or name.startswith(CASSETTE):
+        return {"target.device": name}
+    folder = registry.config_folder()
+    if name not in registry.boards(folder):
+        here = {"target.device": DEFAULT_TARGET.device, "target.profile": name}
+        if name.endswith(".toml"):
+            return here
+        with suppress(ConfigError):
+            shipped("hardware_profiles", name)
+            return here
+    registry.known_board(folder, name)
+    return {"target.device": name}
 
 
 def state_file() -> Path:

@@ -23,9 +23,14 @@ from edgekd.values.outcome import (
     Outcome,
     Plan,
     Profiled,
-    Quantized,
 )
 
+# What the bundle's runner can be asked, by kind of task; it says the rest itself.
+_ASKED = {
+    "classification": "--image some.png", "recognition": "--image some.png --against other.png",
+    "regression": "--csv rows.csv", "ranking": "--list items.csv", "generation": "--prompt 'Once upon'",
+    "keywords": "--wav word.wav", "detection": "--image some.png", "segmentation": "--image some.png",
+}  # fmt: skip
 _MARKS = {Grade.GOOD: ("ok", "green"), Grade.WARNING: ("warn", "yellow"), Grade.BAD: ("bad", "red")}
 
 
@@ -45,7 +50,7 @@ def outcome(found: Outcome) -> RenderableType:
         ("time", _times(found)),
         ("report", str(found.report)),
         ("bundle", str(found.bundle)),
-        ("use it", f"python {shlex.quote(str(found.bundle / 'run.py'))} --image some.png"),
+        ("use it", f"python {shlex.quote(str(found.bundle / 'run.py'))} {_ASKED.get(found.task, '--help')}"),
     ]
     return Group(Text("ACCEPTED", style="bold green"), layout.pairs(rows))
 
@@ -117,20 +122,6 @@ def exported(found: Exported) -> RenderableType:
         *_problems(found),
         *trust((compiled_name(one), one.latency_ms) for one in found.exports),
     )
-
-
-def quantized(found: Quantized) -> RenderableType:
-    """Lay out an int8 model beside its float parent."""
-    own, parent = found.latency_ms, found.parent_latency_ms
-    rows = [
-        *_files(found.files),
-        ("size", f"{found.size_bytes / 1e6:.3f} MB; before, {found.parent_size_bytes / 1e6:.3f} MB"),
-        ("latency", f"{_latency(own)} on {found.runtime}"),
-        ("before", f"{_latency(parent)}; int8 is {found.speedup:.2f}x as fast at p50"),
-        ("departs", f"{_error(found.max_error, found.scale)} from fp32"),
-        ("labels changed", _changed(found.changed_labels, found.samples)),
-    ]
-    return Group(layout.pairs(rows), *_problems(found), *trust([("int8", own), ("fp32", parent)]))
 
 
 def compiled(found: Compiled) -> RenderableType:
@@ -273,7 +264,7 @@ def _accuracy(accuracy: Accuracies) -> str:
     points = 100 * (accuracy.student - accuracy.teacher)
     return (
         f"teacher {accuracy.teacher:.4f}, student {accuracy.student:.4f} ({points:+.2f} points; "
-        f"{accuracy.metric} on {accuracy.test_samples} test images)"
+        f"{accuracy.metric} on {accuracy.test_samples} test samples)"
     )
 
 
@@ -294,7 +285,7 @@ def _changed(changed: int | None, samples: int) -> str:
     return "no labels" if changed is None else f"{changed} of {samples}"
 
 
-def _problems(found: Exported | Quantized | Compiled) -> list[Text]:
+def _problems(found: Exported | Compiled) -> list[Text]:
     return [Text(f"  warning: {problem}", style="yellow") for problem in found.problems]
 
 

@@ -19,6 +19,7 @@ from edgekd.values.codec import did_you_mean
 LOGITS = "logits"  # the module's output
 POOLED = "pooled"  # the input of its last linear layer: the pooled features
 LABELS = "labels"  # on the teacher's side: the ground truth
+OWN = "own:"  # on the teacher's side, before a tap: the student's own, such as of a peer or its deepest exit
 BALANCE = "(balance)"  # among the adapters: no loss is called so
 
 
@@ -90,14 +91,23 @@ class Knowledge:
 
 
 def student_taps(knowledge: Sequence[Knowledge]) -> tuple[str, ...]:
-    """Name the student's tensors that are compared."""
-    return tuple(dict.fromkeys(tap for one in knowledge for tap in one.student))
+    """Name the student's tensors that are compared, and those of its own that teach it."""
+    compared = (tap for one in knowledge for tap in one.student)
+    teaching = (tap.removeprefix(OWN) for one in knowledge for tap in one.teacher if tap.startswith(OWN))
+    return tuple(dict.fromkeys([*compared, *teaching]))
 
 
 def teacher_taps(knowledge: Sequence[Knowledge]) -> tuple[str, ...]:
     """Name the teacher's tensors to keep: its logits, and what the losses ask for."""
-    taps = (tap for one in knowledge for tap in one.teacher if tap != LABELS)
+    taps = (tap for one in knowledge for tap in one.teacher if tap != LABELS and not tap.startswith(OWN))
     return tuple(dict.fromkeys([LOGITS, *taps]))
+
+
+def given_to(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], labels: Tensor
+) -> dict[str, Tensor]:
+    """Return what can teach: the teacher's tensors by tap, the labels, and what the student itself says."""
+    return {**teacher, LABELS: labels, **{f"{OWN}{tap}": tensor for tap, tensor in student.items()}}
 
 
 def total_loss(
@@ -117,7 +127,7 @@ def total_loss(
         batch: labels.
 
     """
-    given = {**teacher, LABELS: batch.labels}
+    given = given_to(student, teacher, batch.labels)
     known = dataclasses.replace(batch, outputs=teacher.get(LOGITS))
     with _no_autocast(next(iter(student.values())).device):
         terms = [term(one, adapters, student, given, known) for one in knowledge]
@@ -190,7 +200,7 @@ class Taps:
 
     def __enter__(self) -> Taps:
         for name, place in self._places.items():
-            if name == POOLED:
+            if name.rpartition("/")[2] == POOLED:
                 self._handles.append(
                     place.register_forward_pre_hook(functools.partial(self._keep_input, name))
                 )
@@ -242,6 +252,9 @@ class Taps:
 
 def _place(module: nn.Module, name: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(module.named_modules())
+    owner, _, last = name.rpartition("/")
+    if owner in modules and owner and last == POOLED:  # "peers.1/pooled"
+        return _place(modules[owner], POOLED)
     if name == POOLED:
         linear = [one for one in modules.values() if isinstance(one, nn.Linear)]
         if not linear:

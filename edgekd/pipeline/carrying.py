@@ -17,7 +17,10 @@ from edgekd.values.artifact import Artifact
 log = logging.getLogger(__name__)
 
 # Stages whose bytes hang on the arithmetic of the machine that they run on, and those made of what they made.
-_STAGES = ("teach", "teacher_model", "label", "distill", "export", "quantize")
+_STAGES = (
+    "teach", "teacher_model", "label", "distill", "export", "quantize", "survey", "rank",
+    "distill_quantized", "export_quantized",
+)  # fmt: skip
 _RESULT = "result.json"
 _ARTIFACT = {"path", "sha256"}
 

@@ -17,21 +17,24 @@ from edgekd.pipeline.measuring import (
     Judged,
     accuracy_floor,
     accuracy_of,
+    calibration_of,
     compiled,
     judge,
     parity_of,
-    reference_logits,
+    reference_of,
 )
 from edgekd.pipeline.record import REPORT, save_record
 from edgekd.pipeline.trials import distilled
 from edgekd.pipeline.workbench import Workbench
 from edgekd.stages.bundle import bundle, save_samples
-from edgekd.stages.quantize import calibrate
+from edgekd.stages.evaluate import recorded_steps
 from edgekd.stages.report import ReportContent, report
+from edgekd.tasks.task import Stepwise
 from edgekd.values.artifact import Artifact
 from edgekd.values.budget import Limits
 from edgekd.values.bundle import Accuracies, Builds, Bundle, BundleContent, Shipped, summarise
 from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.codec import fingerprint
 from edgekd.values.latency import Latency
 from edgekd.values.model import Engine, Precision
 from edgekd.values.outcome import ChosenStudent, Outcome
@@ -40,7 +43,7 @@ from edgekd.values.trial import History, Trial, Verdict
 
 log = logging.getLogger(__name__)
 
-_SAMPLES = 32  # real test images shipped with the bundle, so that it can be verified anywhere
+_SAMPLES = 32  # real test samples shipped with the bundle, so that it can be verified anywhere
 _TOOLS = ("edgekd", "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
 
 
@@ -138,7 +141,7 @@ def _content(  # noqa: PLR0917 - a list of fields
     source = compiled(bench, spec, checkpoint, "onnxruntime", Precision.FP32).model
     return BundleContent(
         name=bench.name,
-        task=bench.job.task.kind,
+        task=bench.task.kind,
         classes=bench.task.classes,
         spec=spec,
         source=source,
@@ -149,29 +152,33 @@ def _content(  # noqa: PLR0917 - a list of fields
         teacher_sha256=bench.teacher.fingerprint,
         data_sha256=bench.task.fingerprint,
         job_sha256=bench.key,
-        calibration_sha256=_calibration(bench, accepted),
+        calibration_sha256=_calibration(bench, accepted, checkpoint),
         tools=_tools(),
         seed=bench.seed,
         samples=_samples(bench, accepted, checkpoint),
         command=command,
         teacher_latency=accepted.judged.teacher,
+        decoding=bench.task.decoding(spec.resolution),
     )
 
 
-def _calibration(bench: Workbench, accepted: Accepted) -> str:
+def _calibration(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> str:
     if accepted.engine.precision is not Precision.INT8:
         return ""
-    return bench.store.run(
-        calibrate, bench.task, accepted.trial.proposal.spec.resolution, CALIBRATION_SAMPLES
-    ).sha256
+    inputs = calibration_of(bench, accepted.trial.proposal.spec, checkpoint, CALIBRATION_SAMPLES)
+    return next(iter(inputs.values())).sha256 if len(inputs) == 1 else fingerprint(inputs)
 
 
 def _samples(bench: Workbench, accepted: Accepted, checkpoint: Checkpoint) -> Artifact:
-    """Keep a few test images with what torch says of them."""
-    logits = reference_logits(bench, accepted.trial.proposal.spec, checkpoint, "test", _SAMPLES)
-    chosen = bench.task.test.spread(_SAMPLES)
+    """Keep a few test samples with what torch says of them, and where it goes step by step, single steps."""
+    spec, task = accepted.trial.proposal.spec, bench.task
+    outputs = reference_of(bench, spec, checkpoint, "test", _SAMPLES)
+    chosen, steps = task.test.spread(_SAMPLES), {}
+    if isinstance(task, Stepwise):
+        kept = bench.store.run(recorded_steps, spec, task, checkpoint, "test", _SAMPLES)
+        steps = {name: np.load(one.verified(), allow_pickle=False) for name, one in kept.items()}
     path = bench.store.root / "samples.npz"
-    return save_samples(path, np.asarray(chosen.images), chosen.labels, logits)
+    return save_samples(path, np.asarray(chosen.samples), chosen.labels, outputs, kind=task.kind, steps=steps)
 
 
 def _tools() -> dict[str, str]:
@@ -209,6 +216,7 @@ def _outcome(bench: Workbench, made: Bundle, page: Path, judged: Judged, accepte
         teacher_latency_ms=summarise(judged.teacher, confidence),
         budget=judged.limits.latency_ms,
         accuracy=made.manifest.accuracy,
+        task=bench.task.kind,
         trials=dict(Counter(trial.verdict.value for trial in history.trials)),
         device_seconds=bench.device.device_seconds,
         train_seconds=bench.teach_seconds + _training_seconds(bench, history),

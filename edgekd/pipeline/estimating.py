@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.pipeline.workbench import Workbench
 from edgekd.students import build
@@ -35,36 +35,37 @@ def expected_effort(bench: Workbench, spec: StudentSpec, *, kept: float) -> Effo
 
     """
     search, distillation = bench.job.search, bench.job.distillation
-    images = len(bench.task.train)
+    samples = len(bench.task.train)
     student_s = _forward_s(bench, spec) * _BACKWARD
     epochs = search.trials * distillation.short_epochs + search.finalists * distillation.epochs
     views = min(distillation.views, distillation.epochs)
     proposals = search.trials / max(kept, 0.1)
     timed = max(len({trial.proposal.spec for trial in bench.history().trials}), 1)
     device_s = bench.device.device_seconds / timed * (proposals + search.finalists)
-    training_s = images * (epochs * student_s + views * _teacher_s(bench))
+    training_s = samples * (epochs * student_s + views * _teacher_s(bench))
     return Effort(proposals=proposals, seconds=training_s + device_s)
 
 
 def _forward_s(bench: Workbench, spec: StudentSpec) -> float:
-    """Return the seconds a student takes for an image, forward in torch."""
+    """Return the seconds a student takes for a sample, forward in torch."""
     module = build(spec, channels=bench.space.channels, classes=bench.space.classes)
-    return _timed(module.eval(), (bench.space.channels, spec.resolution, spec.resolution))
+    samples = bench.task.train.spread(_BATCH).samples
+    return _timed(module.eval(), torch.from_numpy(bench.task.prepare(samples, spec.resolution)))
 
 
 def _teacher_s(bench: Workbench) -> float:
-    teacher = bench.teacher
-    return _timed(teacher.module, (teacher.channels, teacher.resolution, teacher.resolution))
+    rows = torch.arange(_BATCH) % len(bench.teacher.sample)
+    return _timed(bench.teacher.module, bench.teacher.sample[rows])
 
 
-def _timed(module: nn.Module, shape: tuple[int, ...]) -> float:
+def _timed(module: nn.Module, inputs: Tensor) -> float:
     weight = next(module.parameters(), None)
-    images = torch.zeros((_BATCH, *shape), device=weight.device if weight is not None else None)
+    inputs = inputs.to(weight.device if weight is not None else None)
     taken = []
     with torch.inference_mode():
-        module(images)
+        module(inputs)
         for _ in range(_ROUNDS):
             began = time.monotonic()
-            module(images)
+            module(inputs)
             taken.append(time.monotonic() - began)
-    return min(taken) / _BATCH
+    return min(taken) / len(inputs)

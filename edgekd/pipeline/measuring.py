@@ -7,21 +7,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.pipeline.metering import energy_of
 from edgekd.pipeline.workbench import ENERGY_ASKED, ENERGY_MEND, Workbench
-from edgekd.stages.evaluate import prepare, reference, teacher_model
+from edgekd.stages.evaluate import prepare, recorded_steps, reference, reference_answers, teacher_model
 from edgekd.stages.export import export
 from edgekd.stages.halve import FP16_RELATIVE_ERROR, cast_by_graph, halve
 from edgekd.stages.quantize import calibrate, quantize
 from edgekd.stages.verify import parity
+from edgekd.students import inputs as inputs_of
+from edgekd.students import outputs as outputs_of
+from edgekd.tasks.task import Rows, Run, Stepwise
 from edgekd.values.artifact import Artifact
 from edgekd.values.budget import RANKS, Budget, Limits
 from edgekd.values.bundle import Parity
 from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.job import CLASSIFYING
 from edgekd.values.latency import Latency, Protocol
 from edgekd.values.model import Engine, Model, Precision
 from edgekd.values.power import Energy
@@ -81,13 +87,24 @@ def compiled(
     if precision is not Precision.INT8 and not cast_by_graph(runtime, precision):
         return engine_of(bench, model, runtime, precision)
     count = CALIBRATION_SAMPLES if checkpoint else _DRAFT_SAMPLES
-    inputs = {"images": bench.store.run(calibrate, bench.task, spec.resolution, count)}
+    inputs = calibration_of(bench, spec, checkpoint, count)
     if precision is Precision.INT8:
         model = bench.store.run(quantize, model, runtime, inputs, bench.quantizers)
     else:
         most_error = FP16_RELATIVE_ERROR if checkpoint else None
         model = bench.store.run(halve, model, inputs, bench.quantizers, most_error=most_error).model
     return engine_of(bench, model, runtime, precision)
+
+
+def calibration_of(
+    bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint | None, samples: int
+) -> dict[str, Artifact]:
+    """Return training samples as a student's file takes them, by input: of a stepwise student single steps."""
+    if isinstance(bench.task, Stepwise):
+        steps = bench.store.run(recorded_steps, spec, bench.task, checkpoint, "train", samples)
+        return {name: steps[name] for name in inputs_of(spec, bench.space.channels)}
+    (name,) = inputs_of(spec, bench.space.channels)
+    return {name: bench.store.run(calibrate, bench.task, spec.resolution, samples)}
 
 
 def judge(bench: Workbench, engines: Sequence[Engine], protocol: Protocol) -> tuple[Judged, ...]:
@@ -191,41 +208,64 @@ def accuracy_floor(bench: Workbench) -> float:
     return bench.teacher_accuracy("validation") - bench.job.budget.max_accuracy_drop
 
 
-def logits_of(
+def answers_of(
     bench: Workbench, engine: Engine, spec: StudentSpec, split: str, limit: int | None = None
-) -> Artifact:
-    """Run a split's images through the compiled file on the device."""
-    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
+) -> NDArray[Any]:
+    """Return what the compiled file answers on the device for a split: (n, *answer_shape)."""
     folder = (
         bench.store.root / "outputs" / engine.model.file.sha256[:16] / engine.runtime / engine.precision.value
-    )
-    return bench.device.infer(engine, {"images": inputs}, folder / f"{split}-{limit or 'all'}")["logits"]
+    ) / f"{split}-{limit or 'all'}"
+    takes = inputs_of(spec, bench.space.channels)
+    if isinstance(bench.task, Stepwise):
+        chosen = bench.task.split(split)
+        chosen = chosen if limit is None else chosen.spread(limit)
+        return bench.task.answers(_stepping(bench, engine, folder), chosen, takes)
+    (name,) = takes
+    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
+    outputs = bench.device.infer(engine, {name: inputs}, folder)[outputs_of(spec, bench.space.channels)[0]]
+    rows: NDArray[Any] = np.load(outputs.verified(), allow_pickle=False)
+    return rows.reshape(len(rows), *bench.task.answer_shape(spec.resolution))
+
+
+def _stepping(bench: Workbench, engine: Engine, folder: Path) -> Run:
+    """Return what runs single steps on the device; nothing of them is kept."""
+
+    def run(rows: Rows) -> Rows:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as scratch:
+            given = {}
+            for name, array in rows.items():
+                np.save(Path(scratch) / f"{name}.npy", array)
+                given[name] = Artifact.of(Path(scratch) / f"{name}.npy")
+            found = bench.device.infer(engine, given, Path(scratch) / "outputs")
+            return {name: np.load(kept.verified(), allow_pickle=False) for name, kept in found.items()}
+
+    return run
 
 
 def accuracy_of(bench: Workbench, engine: Engine, spec: StudentSpec, split: str) -> float:
     """Return the task's metric of the compiled file on a split."""
-    logits = _rows(logits_of(bench, engine, spec, split).verified())
-    return bench.task.score(logits, bench.task.split(split).labels)
+    return bench.task.score(answers_of(bench, engine, spec, split), bench.task.split(split).labels)
 
 
 def parity_of(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint: Checkpoint) -> Parity:
-    """Compare a compiled file with torch on real validation images."""
-    expected = reference_logits(bench, spec, checkpoint, "validation", _PARITY_SAMPLES)
-    outputs = _rows(logits_of(bench, engine, spec, "validation", _PARITY_SAMPLES).verified())
-    found = parity(expected, outputs)
-    log.info("parity of %s: max error %.1e of the logit scale", engine.name, found.relative_error)
+    """Compare a compiled file with torch on real validation samples."""
+    expected = reference_of(bench, spec, checkpoint, "validation", _PARITY_SAMPLES)
+    outputs = answers_of(bench, engine, spec, "validation", _PARITY_SAMPLES)
+    found = parity(expected, outputs, labelled=bench.task.kind in CLASSIFYING)
+    log.info("parity of %s: max error %.1e of the output scale", engine.name, found.relative_error)
     return found
 
 
-def reference_logits(
+def reference_of(
     bench: Workbench, spec: StudentSpec, checkpoint: Checkpoint, split: str, limit: int
 ) -> NDArray[np.float32]:
-    """Return torch's logits (limit, classes) on images of a split."""
-    inputs = bench.store.run(prepare, bench.task, split, spec.resolution, limit)
-    logits = bench.store.run(reference, spec, bench.space.channels, bench.space.classes, checkpoint, inputs)
-    return _rows(logits.verified())
-
-
-def _rows(path: Path) -> NDArray[np.float32]:
-    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    return outputs.reshape(len(outputs), -1)
+    """Return what torch answers for samples of a split: (limit, *answer_shape)."""
+    task, space = bench.task, bench.space
+    if isinstance(task, Stepwise):
+        found = bench.store.run(reference_answers, spec, task, checkpoint, split, limit)
+    else:
+        inputs = bench.store.run(prepare, task, split, spec.resolution, limit)
+        found = bench.store.run(reference, spec, space.channels, space.classes, checkpoint, inputs)
+    outputs: NDArray[np.float32] = np.load(found.verified(), allow_pickle=False)
+    return outputs

@@ -28,7 +28,7 @@ from edgekd.stages.match import FP32_RELATIVE_ERROR, match
 from edgekd.stages.verify import read_recipe, read_samples
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
-from edgekd.values.preprocess import Normalisation
+from edgekd.values.preprocess import Normalisation, Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +157,10 @@ def _of_bundle(request: Request, folder: Path, place: Workplace) -> Origin:
     for name in ("model.onnx", "preprocess.json", SAMPLES):
         if name in manifest.files:
             Artifact(path=folder / name, sha256=manifest.files[name]).verified()
+    if not isinstance(recipe, Preprocess):
+        raise UsageError(
+            f"{folder} takes no images", mend="give the model.onnx inside, with --calibrate for int8"
+        )
     normalisation = request.normalisation or Normalisation(mean=recipe.mean, std=recipe.std)
     calibrate = request.calibrate
     if calibrate is None and SAMPLES in manifest.files:

@@ -32,7 +32,7 @@ def profile_bundle(
     protocol: Protocol | None = None,
     energy: bool = False,
 ) -> Profile:
-    """Measure a bundle's accepted deployment on its own runtime and threads, with the ledger of a request.
+    """Measure a bundle's accepted deployment on its own runtime and threads, with the ledger of a request for a label.
 
     Args:
         folder: the bundle.
@@ -58,7 +58,8 @@ def profile_bundle(
         found = subject(device, folder, target, runtime=_narrowed(folder, target))
         if energy:
             check_meter(device, found.engine.runtime)
-        ledger = itemise(folder, found.engine, device, Path(scratch))
+        labels = read_manifest(folder).task == "classification"  # requests from pixels to a label have parts
+        ledger = itemise(folder, found.engine, device, Path(scratch)) if labels else None
         results = measured(device, [found.engine], protocol)
         (result,) = with_energy(device, [found.engine], results) if energy else results
     return Profile(signature=found.signature, results=(replace(result, ledger=ledger),))

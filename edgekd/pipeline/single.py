@@ -132,7 +132,7 @@ def compile_model(
 
 
 def verify_folder(folder: Path, target: Target) -> VerifyReport:
-    """Check a bundle on the target, from its bytes to its outputs.
+    """Check a bundle on the target, from its bytes to its outputs; where these depart, say in which layer or input.
 
     Raises:
         IntegrityError: a digest, a name or an unlisted file.
@@ -140,10 +140,13 @@ def verify_folder(folder: Path, target: Target) -> VerifyReport:
         BackendMissing: the device has none of the bundle's runtimes.
 
     """
+    from edgekd.stages.explain import explain
+    from edgekd.stages.looking import Workshop
     from edgekd.stages.verify import verify_bundle
 
-    with connect(target) as device, TemporaryDirectory(prefix="edgekd-") as scratch:
-        return verify_bundle(folder, device, Path(scratch))
+    with connect(target) as device, Workshop() as workshop, TemporaryDirectory(prefix="edgekd-") as scratch:
+        found = verify_bundle(folder, device, Path(scratch))
+        return explain(found, device, workshop, Path(scratch) / "explained")
 
 
 def inspected(device: Device, path: Path) -> tuple[Model, Signature]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgekd.errors import BuildError, ModelError, TrainingError
+from edgekd.pipeline.labelling import labels
 from edgekd.pipeline.measuring import (
     FULL,
     QUICK,
@@ -18,14 +19,14 @@ from edgekd.pipeline.measuring import (
     judge,
     parity_of,
 )
+from edgekd.pipeline.shrinking import shrunk
 from edgekd.pipeline.workbench import Workbench
 from edgekd.stages.distill import distill
-from edgekd.stages.label import label
 from edgekd.stages.verify import FP32_RELATIVE_ERROR
-from edgekd.values.checkpoint import Checkpoint, Labels
-from edgekd.values.job import DistillationSection
+from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.model import Engine, Precision
 from edgekd.values.student import StudentSpec
+from edgekd.values.training import TrainingOrder
 from edgekd.values.trial import Proposal, Trial, Verdict
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ def time_untrained(
 
 def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
     """Time a student untrained and, where it is fast enough, distill it for a few epochs."""
+    return bench.record(taught(bench, screened(bench, proposal)))[0]
+
+
+def screened(bench: Workbench, proposal: Proposal) -> Trial:
+    """Time a student untrained: promising where it is likely to be fast enough. Nothing is recorded."""
     began, device_began = time.monotonic(), bench.device.device_seconds
     try:
         engine = compiled(bench, proposal.spec, None, proposal.runtime, proposal.precision)
@@ -51,31 +57,48 @@ def try_briefly(bench: Workbench, proposal: Proposal) -> Trial:
         trial = Trial(proposal=proposal, verdict=Verdict.PROMISING, latency=judged.latency)
         if breaches := judged.likely_breaches:
             trial = replace(trial, verdict=Verdict.TOO_SLOW, why="; ".join(breaches))
-        else:
-            checkpoint = distilled(bench, proposal.spec, bench.job.distillation.short_epochs)
-            trial = replace(trial, accuracy=checkpoint.accuracy, epochs=checkpoint.epochs)
     except ModelError as error:
         trial = Trial(proposal=proposal, verdict=Verdict.UNBUILDABLE, why=str(error))
-    except TrainingError as error:
-        trial = Trial(proposal=proposal, verdict=Verdict.DIVERGED, why=str(error))
     seconds, device_seconds = time.monotonic() - began, bench.device.device_seconds - device_began
-    return bench.record(replace(trial, seconds=seconds, device_seconds=device_seconds))[0]
+    return replace(trial, seconds=seconds, device_seconds=device_seconds)
+
+
+def taught(bench: Workbench, trial: Trial) -> Trial:
+    """Distill a student that was screened for a few epochs, where it is promising. Nothing is recorded."""
+    if trial.verdict is not Verdict.PROMISING:
+        return trial
+    began = time.monotonic()
+    try:
+        checkpoint = distilled(bench, trial.proposal.spec, bench.job.distillation.short_epochs)
+        trial = replace(trial, accuracy=checkpoint.accuracy, epochs=checkpoint.epochs)
+    except ModelError as error:
+        trial = Trial(proposal=trial.proposal, verdict=Verdict.UNBUILDABLE, why=str(error))
+    except TrainingError as error:
+        trial = replace(trial, verdict=Verdict.DIVERGED, why=str(error))
+    return replace(trial, seconds=trial.seconds + time.monotonic() - began)
 
 
 def distilled(bench: Workbench, spec: StudentSpec, epochs: int) -> Checkpoint:
     """Train a student on the views that the teacher has labelled, labelling those it has not."""
-    # What these three say is in `epochs` and `labels`: asking for longer finals keeps the short runs.
-    recipe = replace(bench.job.distillation, epochs=1, short_epochs=1, views=1)
-    return bench.store.run(distill, spec, bench.task, labels(bench, epochs), recipe, epochs, bench.seed)
+    order = training_of(bench, spec, epochs)
+    return bench.store.run(distill, spec, bench.task, order.labels, order.recipe, epochs, order.seed)
 
 
-def labels(bench: Workbench, epochs: int) -> tuple[Labels, ...]:
-    """Return the teacher's outputs on as many views as `epochs` can use."""
-    recipe = bench.job.distillation
-    # Only these change what the teacher says: the same labels then serve another learning rate.
-    asked = DistillationSection(losses=recipe.losses, mixup=recipe.mixup)
-    views = range(min(epochs, recipe.views))
-    return tuple(bench.store.run(label, bench.teacher, bench.task, view, asked, bench.seed) for view in views)
+def training_of(bench: Workbench, spec: StudentSpec, epochs: int) -> TrainingOrder:
+    """Say how a student is trained, and in which folder of the store; what the teacher has not labelled, it labels."""
+    # What these say is in `epochs` and `labels`: asking for longer finals keeps the short runs.
+    recipe = replace(bench.job.distillation, epochs=1, short_epochs=1, quantized_epochs=0, views=1)
+    views = labels(bench, epochs)
+    folder = bench.store.folder_of(distill, spec, bench.task, views, recipe, epochs, bench.seed)
+    return TrainingOrder(
+        spec=spec,
+        task=bench.task.fingerprint,
+        labels=views,
+        recipe=recipe,
+        epochs=epochs,
+        seed=bench.seed,
+        folder=str(folder),
+    )
 
 
 def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str, Precision]]) -> list[Trial]:
@@ -86,9 +109,11 @@ def finish(bench: Workbench, spec: StudentSpec, combinations: Sequence[tuple[str
         checkpoint = distilled(bench, spec, bench.job.distillation.epochs)
     except TrainingError as error:
         return bench.record(Trial(proposal=first, verdict=Verdict.DIVERGED, why=str(error)))
-    engines, trials = _compiled(bench, spec, checkpoint, combinations)
-    trials += _judged(bench, engines, checkpoint)
-    trials = _without_slow_int8(trials)
+    floats = [one for one in combinations if one[1] is not Precision.INT8]
+    engines, trials = _compiled(bench, spec, checkpoint, floats)
+    int8 = shrunk(bench, spec, checkpoint, [name for name, one in combinations if one is Precision.INT8])
+    trials += [*int8.failed, *_judged(bench, [*engines, *int8.drafts], checkpoint)]
+    trials = _without_slow_int8([int8.labelled(trial) for trial in trials])
     seconds = (time.monotonic() - began) / len(trials)
     device_seconds = (bench.device.device_seconds - device_began) / len(trials)
     return bench.record(*(replace(t, seconds=seconds, device_seconds=device_seconds) for t in trials))
@@ -171,17 +196,16 @@ def _unfaithful(bench: Workbench, engine: Engine, spec: StudentSpec, checkpoint:
 
 def _without_slow_int8(trials: list[Trial]) -> list[Trial]:
     """Reject an int8 file that is not faster than its float parent on the same runtime."""
-    p50_ms = {
-        (trial.proposal.runtime, trial.proposal.precision): trial.latency.percentile(50)
+    parents_ms = {
+        trial.proposal.runtime: trial.latency.percentile(50)
         for trial in trials
-        if trial.latency
+        if trial.latency and trial.proposal.precision is Precision.FP32
     }
     kept = []
     for trial in trials:
-        runtime, precision = trial.proposal.runtime, trial.proposal.precision
-        parent_ms = p50_ms.get((runtime, Precision.FP32))
-        own_ms = p50_ms.get((runtime, precision))
-        if precision is Precision.INT8 and parent_ms and own_ms and own_ms >= parent_ms:
+        parent_ms = parents_ms.get(trial.proposal.runtime)
+        own_ms = trial.latency.percentile(50) if trial.latency else None
+        if trial.proposal.precision is Precision.INT8 and parent_ms and own_ms and own_ms >= parent_ms:
             why = f"not faster than its fp32 parent: p50 {own_ms:.3f} ms against {parent_ms:.3f} ms"
             trial = replace(trial, verdict=Verdict.NO_GAIN, why=why)  # noqa: PLW2901 - the same trial, judged
         kept.append(trial)

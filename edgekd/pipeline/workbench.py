@@ -13,7 +13,7 @@ import psutil
 from edgekd.devices import Device, by_trtexec, connect
 from edgekd.distillation.fitting import try_losses
 from edgekd.distillation.teachers import Teacher, load_teacher, with_weights
-from edgekd.errors import BackendMissing
+from edgekd.errors import BackendMissing, ConfigError
 from edgekd.pipeline import sharing
 from edgekd.pipeline.carrying import carried
 from edgekd.pipeline.metering import require_meter
@@ -22,9 +22,9 @@ from edgekd.stages.evaluate import teacher_accuracy
 from edgekd.stages.quantize import Quantizers
 from edgekd.stages.teach import teach
 from edgekd.store import Store, TrialLog
-from edgekd.students import space_for
+from edgekd.students import family_of, space_for
 from edgekd.tasks import load as load_task
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.codec import fingerprint
 from edgekd.values.job import Job
 from edgekd.values.measurement import Measurement
@@ -47,7 +47,7 @@ class Workbench:
     job: Job
     name: str
     target: Target
-    task: ImageClassification
+    task: Task
     teacher: Teacher
     space: Space
     device: Device
@@ -100,8 +100,9 @@ def workbench(
     name: str,
     out: Path,
     teacher: object = None,
-    data: object = None,
+    data: Task | None = None,
     train: bool = True,
+    store: Path | None = None,
 ) -> Iterator[Workbench]:
     """Load what the job names, connect the device, and let the teacher learn the task where the job says so.
 
@@ -111,31 +112,28 @@ def workbench(
         name: of the run.
         out: where everything is written.
         teacher: a live torch module in place of the job's.
-        data: a live `ImageClassification` in place of the job's.
+        data: a live task in place of the job's.
         train: False leaves the teacher untrained: its latency is the same.
+        store: where results are kept, for several targets that share them; None: in `out`.
 
     """
-    _sweep(out)
-    store = Store(out / "store")
+    results = Store(store or out / "store")
+    for folder in (out, results.root):
+        _sweep(folder)
     target = load_target(job, beside)
-    with connect(target) as device, carried(store, device), Quantizers() as quantizers:
+    with connect(target) as device, carried(results, device), Quantizers() as quantizers:
         probe = _working(device, target)
         if job.budget.energy_mj is not None:  # before minutes of training
             _check_meter(device, probe)
         task = (
             data
-            if isinstance(data, ImageClassification)
-            else load_task(job.task, beside=beside, cache=store.root / "data", seed=job.search.seed)
+            if data is not None
+            else load_task(job.task, beside=beside, cache=results.root / "data", seed=job.search.seed)
         )
         loaded = load_teacher(job.teacher, beside=beside, task=task, module=teacher)
-        space = space_for(
-            resolution=task.resolution,
-            channels=task.channels,
-            classes=len(task.classes),
-            families=job.search.families,
-        )
+        space = _space(job, task)
         try_losses(job.distillation, loaded, task, space)  # a misspelt loss or tap shows before the work
-        ready, seconds = _taught(store, loaded, task, job) if train else (loaded, 0.0)
+        ready, seconds = _taught(results, loaded, task, job) if train else (loaded, 0.0)
         where = replace(target, wait_s=0.0, record="", device=device.name)
         identity = [job_digest(job), where, task.fingerprint, ready.fingerprint, probe.conditions]
         yield Workbench(
@@ -148,11 +146,33 @@ def workbench(
             device=device,
             probe=probe,
             quantizers=quantizers,
-            store=store,
+            store=results,
             log=TrialLog(out / "trials.sqlite"),
             key=fingerprint(identity),
             teach_seconds=seconds,
         )
+
+
+def _space(job: Job, task: Task) -> Space:
+    """Return the students to search: of the job's families, or where it names none of the task's.
+
+    Raises:
+        ConfigError: one of the job's cannot serve the task.
+
+    """
+    for name in job.search.families:
+        family_of(name)
+        if name not in task.families:
+            raise ConfigError(
+                f"the family {name!r} does not serve {task.kind}",
+                mend=f"name {' or '.join(task.families)} in search.families, or leave it out",
+            )
+    return space_for(
+        resolution=task.resolution,
+        channels=task.channels,
+        classes=task.outputs,
+        families=job.search.families or task.families,
+    )
 
 
 def _sweep(out: Path) -> None:
@@ -185,19 +205,24 @@ def _working(device: Device, target: Target) -> ProbeReply:
     return probe
 
 
-def _taught(store: Store, teacher: Teacher, task: ImageClassification, job: Job) -> tuple[Teacher, float]:
+def _taught(store: Store, teacher: Teacher, task: Task, job: Job) -> tuple[Teacher, float]:
     if job.teacher.epochs == 0:
         return teacher, 0.0
     # What only students are trained with must not train the teacher anew.
     recipe = replace(
         job.distillation,
-        losses={"ce": 1.0},
+        losses={task.criterion: 1.0},
         temperature=None,
         balance="fixed",
         learning_rate=1.0,
         epochs=1,
         short_epochs=1,
+        quantized_epochs=0,
         views=1,
+        scheme="offline",
+        peers=2,
+        generations=2,
+        mutual=1.0,
     )
     section = replace(job.teacher, model="", weights=None)  # the teacher itself is its content
     checkpoint = store.run(teach, teacher, task, section, recipe, job.search.seed)

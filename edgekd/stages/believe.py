@@ -23,7 +23,8 @@ def capacity(spec: StudentSpec, space: Space) -> float:
     depth half; resolution whole. Wide kernels spend arithmetic on less. Widths that double where the image
     halves are the rule that holds across families (Radosavovic et al. 2020, section 4).
     """
-    named = dict(zip(feature_names(), features(spec, channels=space.channels, classes=space.classes)))
+    numbers = features(spec, channels=space.channels, classes=space.classes)
+    named = dict(zip(feature_names(spec.family), numbers))
     depth, side = log10(sum(stage.depth for stage in spec.stages)), log10(spec.resolution)
     size = named["log10_macs"] + 0.5 * named["log10_params"]
     widths = [stage.width for stage in spec.stages]

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,12 @@ from edgekd.values.bundle import (
 from edgekd.values.codec import decode, plain
 from edgekd.values.model import Model
 
-__all__ = ["SAMPLES", "bundle", "read_manifest", "save_samples", "summarise", "unlisted"]
+__all__ = ["SAMPLES", "STEP", "bundle", "read_manifest", "save_samples", "summarise", "unlisted"]
 
 log = logging.getLogger(__name__)
 
 SAMPLES = "samples.npz"
+STEP = "step."  # before the names of arrays that are inputs and outputs of single steps
 _CACHES = "__pycache__"
 
 
@@ -78,19 +81,30 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def save_samples(
-    path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], logits: NDArray[np.float32]
+    path: Path,
+    samples: NDArray[Any],
+    labels: NDArray[Any],
+    outputs: NDArray[np.float32],
+    *,
+    kind: str = "classification",
+    steps: Mapping[str, NDArray[Any]] = MappingProxyType({}),
 ) -> Artifact:
     """Keep a few real test inputs with what the reference says of them, for `edgekd verify`.
 
     Args:
         path: the .npz to write.
-        images: (n, H, W, C), before pre-processing.
-        labels: (n,), the truth.
-        logits: (n, classes), of the torch module in fp32.
+        samples: (n, ...), before pre-processing; images (n, H, W, C).
+        labels: (n, ...), the truth.
+        outputs: (n, ...), of the torch module in fp32; logits (n, classes).
+        kind: of the task; classification calls the arrays images and logits.
+        steps: of a stepwise student, by the names of what goes in and out: (m, *whole shape), a row a step.
 
     """
+    first, last = ("images", "logits") if kind == "classification" else ("samples", "outputs")
+    arrays = {first: samples, "labels": labels, last: outputs.astype(np.float32)}
+    arrays |= {STEP + name: array for name, array in steps.items()}
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, images=images, labels=labels, logits=logits.astype(np.float32))
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy's stub takes them for its flag
     return Artifact.of(path)
 
 
@@ -144,7 +158,7 @@ def _swap(folder: Path, fresh: Path, old: Path) -> None:
 def _filled(fresh: Path, content: BundleContent) -> Manifest:
     fresh.mkdir(parents=True)
     placed = _place_models(fresh, content)
-    shutil.copyfile(Path(runner.__file__), fresh / "run.py")
+    (fresh / "run.py").write_text(runner.script(content.task), encoding="utf-8")
     (fresh / "preprocess.json").write_text(_json(content.preprocess), encoding="utf-8")
     if content.samples is not None:
         shutil.copyfile(content.samples.verified(), fresh / SAMPLES)
@@ -223,6 +237,7 @@ def _manifest(content: BundleContent, deployments: tuple[Deployment, ...], files
         seed=content.seed,
         command=content.command,
         teacher_latency=summarise(teacher, confidence) if teacher else None,
+        decoding=content.decoding,
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from edgekd import runner
 from edgekd.values.bundle import Deployment, LatencySummary, Manifest
+
+_UNSEEN = "recognition"  # is asked about other classes than those it learnt from
 
 
 def model_card(manifest: Manifest) -> str:
@@ -33,12 +36,12 @@ def _opening(manifest: Manifest) -> str:
     drop = (accuracy.teacher - accuracy.student) * 100
     return (
         f"# {_safe(manifest.name)}\n\n"
-        f"A {_safe(manifest.task)} model for {len(manifest.classes)} classes, distilled and accepted by edgekd: "
+        f"A {_safe(manifest.task)} model{_for_classes(manifest)}, distilled and accepted by edgekd: "
         f"`{_code(str(manifest.spec))}`.\n\n"
         f"- Accepted file: `{accepted.files[0]}` on {accepted.name}, {_count(accepted.threads, 'thread')}.\n"
         f"- Latency: {_bounded(accepted.latency)}; limits: {limits}.\n"
         f"{modes}{energy}"
-        f"- {_safe(accuracy.metric)} on {accuracy.test_samples} test images: {accuracy.student:.4f} "
+        f"- {_safe(accuracy.metric)} on {accuracy.test_samples} test samples: {accuracy.student:.4f} "
         f"({_points(drop)} the teacher's {accuracy.teacher:.4f})."
     )
 
@@ -56,7 +59,7 @@ def _measured_how(latency: LatencySummary) -> str:
         f"scheduler's own count, are left out{disturbed}. Trust: {latency.trust.verdict.value}{_safe(reasons)}. "
         f'"p99 at most" is an upper confidence bound at {latency.confidence:.0%} that assumes no distribution. '
         "On another machine, measure again: `edgekd verify` checks the files and the numerics, and "
-        "`python run.py --image FILE --benchmark 500` times this one."
+        "`python run.py` with `--benchmark 500` times this one."
     )
 
 
@@ -64,13 +67,25 @@ def _use(manifest: Manifest) -> str:
     runtimes = " or ".join(dict.fromkeys(f"`{one.runtime}`" for one in manifest.deployments))
     classes = ", ".join(_safe(name) for name in manifest.classes[:50])
     more = f", and {len(manifest.classes) - 50} more" if len(manifest.classes) > 50 else ""  # noqa: PLR2004
+    what = "Learnt from the classes" if manifest.task == _UNSEEN else "Classes:"
+    named = f"\n\n{what} {classes}{more}." if manifest.classes else ""
+    needs = "numpy, Pillow" if runner.KINDS.get(manifest.task, ("",))[0] == "from_image" else "numpy"
+    return f"## Use\n\nNeeds Python 3.10 or newer, {needs} and {runtimes}.\n\n{_calls(manifest)}{named}"
+
+
+def _calls(manifest: Manifest) -> str:
+    if manifest.task != "classification":
+        return "```sh\npython run.py --help\n```"
     return (
-        f"## Use\n\nNeeds Python 3.10 or newer, numpy, Pillow and {runtimes}.\n\n"
         "```sh\npython run.py --image some.png --top 3\n```\n\n"
-        "```python\nfrom run import Student  # images: uint8, (N, H, W, C)\n"
-        'labels, probabilities = Student("path/of/this/folder").classify(images)\n```\n\n'
-        f"Classes: {classes}{more}."
+        "```python\nfrom run import Student, classify  # images: uint8, (N, H, W, C)\n"
+        'labels, probabilities = classify(Student("path/of/this/folder"), images)\n```'
     )
+
+
+def _for_classes(manifest: Manifest) -> str:
+    counted = manifest.classes and manifest.task != _UNSEEN
+    return f" for {len(manifest.classes)} classes" if counted else ""
 
 
 def _origins(manifest: Manifest) -> Iterable[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from edgekd.errors import ConfigError, EdgekdError
 from edgekd.stages import origins as layers
 from edgekd.stages.origins import DEFAULT, Layer, Setting
 from edgekd.values.codec import decode, did_you_mean, fingerprint, plain
-from edgekd.values.job import Job, TargetSection
+from edgekd.values.job import CLASSIFICATION_LOSSES, Job, TargetSection
 from edgekd.values.student import StudentSpec
 from edgekd.values.target import Profile, Target
 
@@ -30,6 +30,10 @@ _SHIPPED = {
 _WORDS = {"jobs": "job", "hardware_profiles": "hardware profile"}
 _LATENCY = "budget.latency_ms."
 _LOSSES = "distillation.losses."
+_PLAIN_KIND = "classification"
+_LOSSES_OF_CLASSIFICATION = (
+    layers.Setting(key="distillation.losses", value=CLASSIFICATION_LOSSES, origin=layers.DEFAULT),
+)
 _SPEEDUP = f"{_LATENCY}speedup"
 
 
@@ -71,13 +75,17 @@ def configure(
 
     """
     path = _find("jobs", source, Path())
-    held, origins = _merged(
-        layers.defaults(),
+    given = (
         _of_user(user_file),
         layers.from_file(path, f"job {source}"),
         layers.from_environment(environment),
         layers.from_overrides(overrides),
     )
+    held, origins = _merged(layers.defaults(), *given)
+    if (
+        held["task.kind"] == _PLAIN_KIND
+    ):  # its losses are known without its data, so that single settings can join them
+        held, origins = _merged(layers.defaults(), _LOSSES_OF_CLASSIFICATION, *given)
     _take_profile_of_device(held, origins)
     job = decode(Job, _nested(held))
     return Configured(job=job, name=path.stem, beside=path.resolve().parent, origins=origins)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,9 @@ from torch import Tensor, nn
 from edgekd.errors import ModelError
 from edgekd.stages.emit import emit
 from edgekd.store import replacing
-from edgekd.students import build, fold
+from edgekd.students import build, family_of, shipped
+from edgekd.students import inputs as inputs_of
+from edgekd.students import outputs as outputs_of
 from edgekd.values.artifact import Artifact
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.model import Model
@@ -30,6 +34,7 @@ VERSION = 1
 TOOLS = ("torch", "onnx", "onnxscript")
 
 _LARGEST_BYTES = 2_000_000_000  # of a model in one protobuf
+_SMALL_BYTES = 4096  # of a weight; shapes and axes, which shapes are inferred from, are smaller
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +47,27 @@ def export(  # noqa: PLR0917 - all of them name the result, and the store takes 
     checkpoint: Checkpoint | None,
     seed: int = 0,
 ) -> Model:
-    """Write a student as `model.onnx`: input `images` (1, C, r, r), output `logits` (1, classes), float32.
+    """Write a student as `model.onnx`, with the inputs and outputs of its family: one inference, or one step.
 
-    Branches and batch norms are folded, and nodes are named after their modules. Without a checkpoint the
-    weights are those drawn from the seed.
+    An image family takes `images` (1, C, r, r) and gives `logits` (1, classes), float32. Branches and batch norms
+    are folded, and nodes are named after their modules. Without a checkpoint the weights are those drawn from the
+    seed. What our own emitter does not know is left to torch.onnx.
 
     Raises:
-        ModelError: the checkpoint is of another student, or holds a value that is not finite.
+        ModelError: the checkpoint is of another student, holds a value that is not finite, or cannot be exported.
         IntegrityError: the checkpoint's file is not the one that was recorded.
 
     """
     student = build(spec, channels=channels, classes=classes, seed=seed)
     if checkpoint is not None:
         _load(student, checkpoint.weights.verified())
-    images = (1, channels, spec.resolution, spec.resolution)
-    return _saved(folder, emit(fold(student), images, (1, classes)))
+    module, takes, gives = shipped(student, spec), inputs_of(spec, channels), outputs_of(spec, channels)
+    try:
+        return save(folder, emit(module, takes, gives))
+    except ModelError as error:
+        log.info("%s goes through torch.onnx: %s", spec.family, error)
+    integers = family_of(spec.family).integers
+    return export_module(folder, module, takes, outputs=gives, integers=integers)
 
 
 def export_module(
@@ -67,17 +78,19 @@ def export_module(
     dynamic_batch: bool = False,
     opset: int = 18,
     outputs: tuple[str, ...] = (),
+    integers: tuple[str, ...] = (),
 ) -> Model:
     """Write any module as `model.onnx`, by torch.onnx.
 
     Args:
         folder: where `model.onnx` goes.
         module: left as it is; exported in evaluation mode.
-        inputs: float32 shapes by name, batch first. Where all the names are parameters of `forward` they
+        inputs: shapes by name, batch first; float32 unless `integers` names them. Where all the names are parameters of `forward` they
             are passed by name, otherwise in order.
         dynamic_batch: leave the first dimension of every input open.
         opset: of the ONNX operators.
         outputs: names for the outputs; none: the exporter's own.
+        integers: inputs that are int64, and 0 while the module is traced.
 
     Raises:
         ModelError: the module cannot be traced, or the file would exceed 2 GB.
@@ -86,7 +99,8 @@ def export_module(
     _refuse_large(module)
     with _evaluating(module), _quiet():
         try:
-            model = _exported(module, inputs, dynamic_batch=dynamic_batch, opset=opset, outputs=outputs)
+            examples = _examples(module, inputs, integers, dynamic_batch=dynamic_batch)
+            model = _exported(module, examples, dynamic_batch=dynamic_batch, opset=opset, outputs=outputs)
         except Exception as error:  # a user's forward may raise anything
             raise ModelError(
                 f"{type(module).__name__} cannot be exported",
@@ -94,7 +108,7 @@ def export_module(
                 mend="make forward traceable: tensors of the given shapes in, tensors out, no branches on "
                 "values of tensors; check the names and shapes of the inputs",
             ) from error
-    return _saved(folder, model)
+    return save(folder, model)
 
 
 def _load(student: nn.Module, path: Path) -> None:
@@ -110,36 +124,70 @@ def _load(student: nn.Module, path: Path) -> None:
         raise ModelError(f"{path} holds values that are not finite", cause=f"in {bad[0]}", mend=mend)
 
 
-def _saved(folder: Path, model: onnx.ModelProto) -> Model:
-    """Write the model after ONNX's own check of its structure, types and shapes."""
+def save(folder: Path, model: onnx.ModelProto) -> Model:
+    """Write the model as `model.onnx`, after ONNX's own check of its structure, types and shapes.
+
+    Raises:
+        ModelError: it is malformed.
+
+    """
+    _check(model)
     content = model.SerializeToString(deterministic=True)
-    try:
-        onnx.checker.check_model(content, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError("the exported model is malformed", cause=str(error)[:500]) from error
     path = folder / "model.onnx"
     with replacing(path) as partial:
         partial.write_bytes(content)
-    return Model(file=Artifact.of(path))
+    return Model(file=Artifact(path=path, sha256=hashlib.sha256(content).hexdigest()))
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Check the graph; large weights stand in it as inputs of their type and shape, which spares copying them twice."""
+    outline = onnx.ModelProto()
+    graph = outline.graph
+    for one in ("ir_version", "producer_name"):
+        setattr(outline, one, getattr(model, one))
+    outline.opset_import.extend(model.opset_import)
+    outline.functions.extend(model.functions)
+    graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _SMALL_BYTES and not tensor.external_data:
+            given = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(given)
+        else:
+            graph.initializer.append(tensor)
+    _check_weights(model)
+    try:
+        onnx.checker.check_model(outline, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError("the exported model is malformed", cause=str(error)[:500]) from error
+
+
+def _check_weights(model: onnx.ModelProto) -> None:
+    """Refuse a weight whose bytes are not as many as its shape and type say."""
+    for tensor in model.graph.initializer:
+        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
+        if len(tensor.raw_data) > _SMALL_BYTES and len(tensor.raw_data) != size:
+            cause = f"{tensor.name!r} holds {len(tensor.raw_data)} bytes, not {size}"
+            raise ModelError("the exported model is malformed", cause=cause)
 
 
 def _exported(
     module: nn.Module,
-    inputs: Mapping[str, tuple[int, ...]],
+    examples: Mapping[str, Tensor],
     *,
     dynamic_batch: bool,
     opset: int,
     outputs: tuple[str, ...],
 ) -> onnx.ModelProto:
-    examples = _examples(module, inputs, dynamic_batch=dynamic_batch)
-    by_name = inputs.keys() <= inspect.signature(module.forward).parameters.keys()
+    by_name = examples.keys() <= inspect.signature(module.forward).parameters.keys()
     batch = {0: torch.export.Dim("batch")} if dynamic_batch else None
     shapes: Any = dict.fromkeys(examples, batch) if by_name else (batch,) * len(examples)
     program = torch.onnx.export(
         module,
         args=() if by_name else tuple(examples.values()),
-        kwargs=examples if by_name else None,
-        input_names=None if by_name else list(inputs),
+        kwargs=dict(examples) if by_name else None,
+        input_names=None if by_name else list(examples),
         output_names=list(outputs) or None,
         dynamic_shapes=shapes if dynamic_batch else None,
         opset_version=opset,
@@ -163,13 +211,23 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _examples(
-    module: nn.Module, inputs: Mapping[str, tuple[int, ...]], *, dynamic_batch: bool
+    module: nn.Module,
+    inputs: Mapping[str, tuple[int, ...]],
+    integers: tuple[str, ...],
+    *,
+    dynamic_batch: bool,
 ) -> dict[str, Tensor]:
     """Draw inputs on the module's device; a batch that stays open is 2, because 1 would be taken as fixed."""
     parameter = next(module.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     shapes = {name: (2, *shape[1:]) if dynamic_batch else shape for name, shape in inputs.items()}
-    return {n: torch.randn(shape, generator=generator).to(parameter.device) for n, shape in shapes.items()}
+    drawn = {
+        name: torch.zeros(shape, dtype=torch.int64)
+        if name in integers
+        else torch.randn(shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+    return {name: tensor.to(parameter.device) for name, tensor in drawn.items()}
 
 
 def _refuse_large(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekd import runner
 from edgekd.devices import Device
-from edgekd.errors import IntegrityError
+from edgekd.errors import IntegrityError, ModelError
 from edgekd.stages.bundle import SAMPLES, read_manifest
 from edgekd.stages.verify import UNREADABLE, read_recipe, read_samples
 from edgekd.values.artifact import Artifact
@@ -36,11 +36,13 @@ def itemise(folder: Path, engine: Engine, device: Device, scratch: Path) -> Ledg
     Raises:
         IntegrityError: a file of the bundle is not what its manifest says, or its sample images cannot be read.
         BuildError: the engine cannot be opened or dies while it runs.
-        ModelError: the model does not take what the bundle's pre-processing makes.
+        ModelError: the model does not take what the bundle's pre-processing makes, or takes no images.
 
     """
     check_digests(folder)
     recipe = read_recipe(folder)
+    if not isinstance(recipe, Preprocess):
+        raise ModelError(f"{folder} takes no images, and only requests about those are timed in parts")
     scratch.mkdir(parents=True, exist_ok=True)
     np.save(scratch / "images.npy", _images(folder, recipe)[:_IMAGES])
     log.info("timing requests to %s in parts", engine.name)

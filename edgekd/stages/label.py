@@ -1,4 +1,4 @@
-"""Keep what the teacher says of one view of the training images, for every student to learn from."""
+"""Keep what the teacher says of one view of the training samples, for every student to learn from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from edgekd.distillation.arithmetic import here
+from edgekd.distillation.fitting import knowledge_for
 from edgekd.distillation.knowledge import Taps
-from edgekd.distillation.losses import knowledge_from, teacher_taps
+from edgekd.distillation.losses import teacher_taps
 from edgekd.distillation.teachers import Teacher
-from edgekd.distillation.views import View, batch_view, resized, view_of
+from edgekd.distillation.views import View, batch_view, view_of
 from edgekd.errors import TeacherError
 from edgekd.store import replacing
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.artifact import Artifact
 from edgekd.values.checkpoint import Labels
 from edgekd.values.job import DistillationSection
@@ -34,17 +35,17 @@ _LIMIT = 65504.0  # the largest float16
 def label(  # noqa: PLR0917 - a stage takes its inputs in order
     folder: Path,
     teacher: Teacher,
-    task: ImageClassification,
+    task: Task,
     view: int,
     recipe: DistillationSection,
     seed: int,
 ) -> Labels:
-    """Run the teacher over one view of the training images.
+    """Run the teacher over one view of the training samples.
 
     Args:
-        folder: where the outputs are written, a float16 row an image.
+        folder: where the outputs are written, a float16 row a sample.
         teacher: is not changed.
-        task: its training images are labelled.
+        task: its training samples are labelled.
         view: number of the view.
         recipe: its losses say which of the teacher's tensors to keep; its mixup is part of the view.
         seed: of the view.
@@ -54,12 +55,12 @@ def label(  # noqa: PLR0917 - a stage takes its inputs in order
         ConfigError: the losses cannot serve the task.
 
     """
-    taps = teacher_taps(knowledge_from(recipe, classes=len(task.classes)))
+    taps = teacher_taps(knowledge_for(recipe, task))
     log.info("labelling view %d in %s", view, teacher.arithmetic)
     start_s = time.monotonic()
     outputs = _outputs(teacher, task, view_of(task, view, seed=seed, mixup=recipe.mixup), taps)
     seconds = max(time.monotonic() - start_s, 1e-9)
-    log.info("view %d labelled, %.0f images/s", view, len(task.train) / seconds)
+    log.info("view %d labelled, %.0f samples/s", view, len(task.train) / seconds)
     return Labels(
         outputs={tap: _written(folder / f"{tap}.npy", rows) for tap, rows in outputs.items()},
         view=view,
@@ -70,7 +71,7 @@ def label(  # noqa: PLR0917 - a stage takes its inputs in order
 
 
 def _outputs(
-    teacher: Teacher, task: ImageClassification, view: View, taps: tuple[str, ...]
+    teacher: Teacher, task: Task, view: View, taps: tuple[str, ...]
 ) -> dict[str, NDArray[np.float16]]:
     device, count = here(), len(task.train)
     module = copy.deepcopy(teacher.module).to(device).eval()
@@ -79,13 +80,14 @@ def _outputs(
     parts: dict[str, list[NDArray[np.float16]]] = {tap: [] for tap in taps}
     with torch.inference_mode(), arithmetic.at_work(), Taps(module, taps) as tapped:
         for start in range(0, count, _BATCH):
-            images, _ = batch_view(task, np.arange(start, min(start + _BATCH, count)), view, device=device)
+            rows = np.arange(start, min(start + _BATCH, count))
+            inputs, _ = batch_view(task, rows, view, teacher.resolution, device=device)
             with arithmetic.autocast(device):
-                outputs = tapped(arithmetic.placed(resized(images, teacher.resolution)))
+                outputs = tapped(arithmetic.placed(inputs))
             for tap in taps:
                 parts[tap].append(_half(outputs[tap], tap))
     _refuse_changed(teacher.module, module)
-    return {tap: np.concatenate(rows) for tap, rows in parts.items()}
+    return {tap: np.concatenate(part) for tap, part in parts.items()}
 
 
 def _refuse_changed(before: torch.nn.Module, after: torch.nn.Module) -> None:
@@ -95,14 +97,14 @@ def _refuse_changed(before: torch.nn.Module, after: torch.nn.Module) -> None:
         if not torch.equal(kept[name].to(tensor.device), tensor):
             raise TeacherError(
                 f"the teacher changes its own {name} while it answers",
-                cause="what it says then depends on the images before",
+                cause="what it says then depends on the samples before",
                 mend="let its forward change nothing in evaluation mode",
             )
 
 
 def _half(tensor: torch.Tensor, tap: str) -> NDArray[np.float16]:
     if not torch.isfinite(tensor).all():
-        raise TeacherError(f"the teacher's {tap} are not finite on a training image")
+        raise TeacherError(f"the teacher's {tap} are not finite on a training sample")
     half: NDArray[np.float16] = tensor.float().clamp(-_LIMIT, _LIMIT).cpu().numpy().astype(np.float16)
     return half
 

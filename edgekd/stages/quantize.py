@@ -10,14 +10,15 @@ from typing import TypeVar
 import numpy as np
 
 from edgekd.errors import BuildError, WorkerDied
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.artifact import Artifact
 from edgekd.values.halving import HalveOrder, HalveReply
 from edgekd.values.model import Model
-from edgekd.values.order import QuantizeOrder
+from edgekd.values.order import QuantizeOrder, RankOrder, RankReply, SurveyOrder, SurveyReply
+from edgekd.values.variant import Quantization
 from edgekd.wire import Child
 
-VERSION = 1
+VERSION = 2
 _TIMEOUT_S = 900.0
 
 Reply = TypeVar("Reply")
@@ -50,6 +51,28 @@ class Quantizers:
 
         """
         return self._ask("quantize", order, Model)
+
+    def survey(self, order: SurveyOrder) -> SurveyReply:
+        """Prepare a float .onnx and look at its calibration, in the child.
+
+        Raises:
+            ModelError: the model is malformed, quantised already, or has nothing to quantise.
+            DataError: the calibration inputs cannot serve.
+            WorkerDied: the child crashed; the next order starts a fresh one.
+
+        """
+        return self._ask("survey", order, SurveyReply)
+
+    def rank(self, order: RankOrder) -> RankReply:
+        """Quantise segments one at a time, in the child.
+
+        Raises:
+            ModelError: the model is malformed or quantised already.
+            DataError: the inputs cannot serve.
+            WorkerDied: the child crashed; the next order starts a fresh one.
+
+        """
+        return self._ask("rank", order, RankReply)
 
     def halve(self, order: HalveOrder) -> HalveReply:
         """Cast a graph to fp16 in the child.
@@ -86,10 +109,15 @@ class Quantizers:
         self.close()
 
 
-def quantize(
-    folder: Path, model: Model, runtime: str, calibration: dict[str, Artifact], quantizers: Quantizers
+def quantize(  # noqa: PLR0917 - a stage takes its inputs in order
+    folder: Path,
+    model: Model,
+    runtime: str,
+    calibration: dict[str, Artifact],
+    quantizers: Quantizers,
+    how: Quantization | None = None,
 ) -> Model:
-    """Quantise `model` with the quantiser that suits `runtime`.
+    """Quantise `model` for `runtime`.
 
     Args:
         folder: where the int8 model is written.
@@ -98,13 +126,14 @@ def quantize(
             (static Q/DQ, symmetric).
         calibration: a .npy for each input, shape (n, *input shape).
         quantizers: the child that does it.
+        how: the choices; None: what suits the runtime, as above.
 
     Raises:
         ModelError: the model cannot be quantised.
         DataError: the calibration inputs cannot serve.
 
     """
-    order = QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime)
+    order = QuantizeOrder(model=model.file, calibration=calibration, folder=folder, runtime=runtime, how=how)
     try:
         return quantizers.order(order)
     except (
@@ -113,11 +142,11 @@ def quantize(
         raise BuildError(f"the quantiser for {runtime} died", cause=f"{error.what}: {error.cause}") from error
 
 
-def calibrate(folder: Path, task: ImageClassification, resolution: int, samples: int) -> Artifact:
-    """Write pre-processed training images to calibrate on: float32, (samples, 1, channels, side, side).
+def calibrate(folder: Path, task: Task, resolution: int, samples: int) -> Artifact:
+    """Write pre-processed training samples to calibrate on: (samples, 1, ...), a row an inference.
 
-    Training images, because validation chooses students and the test set judges them.
+    Training samples, because validation chooses students and the test set judges them.
     """
     path = folder / "calibration.npy"
-    np.save(path, task.inputs(task.train, resolution, limit=samples))
+    np.save(path, task.inputs(task.train, resolution, samples))
     return Artifact.of(path)

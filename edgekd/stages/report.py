@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from edgekd.stages import plots
 from edgekd.stages.judge_search import first_picks
+from edgekd.stages.report_forms import FormRow, form_rows
 from edgekd.store.files import write_text
 from edgekd.values.bundle import Deployment, LatencySummary, Manifest
 from edgekd.values.latency import Latency
@@ -36,8 +37,8 @@ class ReportContent:
     manifest: Manifest | None = None  # of the bundle
     latency: Latency | None = None  # of the accepted file, measured for acceptance
     teacher_latency: Latency | None = None  # taken in turns with it
-    teacher_accuracy: float | None = None  # on validation images, as the trials' accuracies are
-    accuracy_floor: float | None = None  # on validation images
+    teacher_accuracy: float | None = None  # on validation samples, as the trials' accuracies are
+    accuracy_floor: float | None = None  # likewise
     confidence: float = 0.95
     metric: str = "accuracy"
     refusal: str = ""
@@ -128,6 +129,7 @@ class _View:
     run_order: Markup | None
     trust: str
     deployments: tuple[_DeploymentRow, ...]
+    forms: tuple[FormRow, ...]
     trials: tuple[_TrialRow, ...]
     tally: str
     metric: str
@@ -156,6 +158,7 @@ def _view(content: ReportContent) -> _View:
         else None,
         trust=_trust(manifest.accepted.latency) if manifest else "",
         deployments=tuple(map(_deployment_row, manifest.deployments)) if manifest else (),
+        forms=form_rows(trials),
         trials=tuple(_trial_row(i, trial, content, at) for i, trial in enumerate(trials)),
         tally=_tally(trials),
         metric=manifest.accuracy.metric if manifest else content.metric,
@@ -207,7 +210,7 @@ def _sentence(content: ReportContent, manifest: Manifest) -> str:
     side = "below" if drop >= 0 else "above"
     return (
         f"Measured on {latency.conditions.hardware.processor}, {upper}; the budget is {limits}. Its {accuracy.metric} on "
-        f"{accuracy.test_samples} test images is {accuracy.student:.2%}, {abs(drop):.2f} points {side} the teacher's."
+        f"{accuracy.test_samples} test samples is {accuracy.student:.2%}, {abs(drop):.2f} points {side} the teacher's."
     )
 
 
@@ -230,7 +233,7 @@ def _figures(content: ReportContent, manifest: Manifest) -> Iterator[_Figure]:
         yield _Figure(name=f"p99, {mode}", value=_ms(one.p99), unit="ms", against=against)
     drop = (accuracy.teacher - accuracy.student) * 100
     yield _Figure(
-        name=f"{accuracy.metric} on test images",
+        name=f"{accuracy.metric} on test samples",
         value=f"{accuracy.student * 100:.2f}",
         unit="%",
         against=f"teacher {accuracy.teacher * 100:.2f} %, a difference of {-drop:+.2f} points",
@@ -297,9 +300,7 @@ def _deployment_row(deployment: Deployment) -> _DeploymentRow:
         p99=_ms(latency.p99),
         p99_upper=_ms(latency.p99_upper),
         accuracy=_percent(deployment.accuracy),
-        parity=_NONE
-        if parity is None
-        else f"{parity.changed_labels} of {parity.samples} labels differ; error {parity.relative_error:.1e}",
+        parity=_NONE if parity is None else parity.words,
         trust=latency.trust.verdict.value,
     )
 

@@ -28,8 +28,10 @@ class Labelled:
     labels: NDArray[np.int64]  # (N,)
 
 
-def labelled(data: str, cache: Path) -> Labelled:
+def labelled(data: str, cache: Path, *, test: bool = True) -> Labelled:
     """Read labelled images: those of the split called test where the data set brings one, else all.
+
+    Without `test`, those that are not of that split: what chooses must not see what judges.
 
     Raises:
         DataError: nothing is there, or it cannot be read.
@@ -38,7 +40,7 @@ def labelled(data: str, cache: Path) -> Labelled:
     source = open_source(data, Path())
     check(source)
     every = np.arange(len(source.labels), dtype=np.int64)
-    order = every if source.test is None else every[source.test]
+    order = every if source.test is None else every[source.test if test else ~source.test]
     return Labelled(images=np.asarray(arrange(source, order, cache, None)), labels=source.labels[order])
 
 
@@ -51,19 +53,35 @@ def score(
         ModelError: the model takes no images, or answers no class.
 
     """
+    logits = answers(folder, device, one, data, normalisation)
+    found: NDArray[np.bool_] = (logits.argmax(axis=1) == data.labels) & np.isfinite(logits).all(axis=1)
+    return found
+
+
+def answers(
+    folder: Path, device: Device, one: Subject, data: Labelled, normalisation: Normalisation | None
+) -> NDArray[np.float32]:
+    """Return the compiled file's first output for each image: (N, classes).
+
+    Raises:
+        ModelError: the model takes no images.
+
+    """
     recipe = one.recipe or _recipe(one, data, normalisation or Normalisation())
+    if not isinstance(recipe, Preprocess):
+        raise ModelError(
+            f"--data cannot be given to {one.path.name}",
+            cause=f"its input is made by a {recipe.kind} recipe",
+            mend="leave --data out",
+        )
     name = one.signature.inputs[0].name
-    right = []
+    found = []
     for at in range(0, len(data.labels), _CHUNK):
         inputs = _prepared(folder / f"{at}-in.npy", data.images[at : at + _CHUNK], recipe)
-        (answers,) = list(device.infer(one.engine, {name: inputs}, folder / str(at)).values())[:1]
-        logits = np.load(answers.verified(), allow_pickle=False).reshape(
-            len(data.labels[at : at + _CHUNK]), -1
-        )
-        right.append(
-            (logits.argmax(axis=1) == data.labels[at : at + _CHUNK]) & np.isfinite(logits).all(axis=1)
-        )
-    return np.concatenate(right)
+        (output,) = list(device.infer(one.engine, {name: inputs}, folder / str(at)).values())[:1]
+        rows = np.load(output.verified(), allow_pickle=False)
+        found.append(rows.reshape(len(data.labels[at : at + _CHUNK]), -1))
+    return np.concatenate(found)
 
 
 def _prepared(path: Path, images: NDArray[np.uint8], recipe: Preprocess) -> Artifact:

@@ -15,7 +15,7 @@ from edgekd.stages.bundle import read_manifest
 from edgekd.stages.verify import read_recipe
 from edgekd.values.artifact import Artifact
 from edgekd.values.model import Engine, Model, Precision, Signature, TensorSpec
-from edgekd.values.preprocess import Preprocess
+from edgekd.values.preprocess import Recipe
 from edgekd.values.target import Target
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,7 +28,7 @@ class Subject:
     path: Path
     engine: Engine
     signature: Signature  # every dimension known
-    recipe: Preprocess | None = None  # a bundle's
+    recipe: Recipe | None = None  # a bundle's
 
 
 def is_bundle(path: Path) -> bool:

@@ -7,11 +7,11 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from edgekd.distillation.fitting import knowledge_for
 from edgekd.distillation.loop import Course, Lesson, train
-from edgekd.distillation.losses import knowledge_from
 from edgekd.distillation.teachers import Teacher
 from edgekd.distillation.views import view_of
-from edgekd.tasks.classification import ImageClassification
+from edgekd.tasks.task import Task
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.job import DistillationSection, TeacherSection
 
@@ -24,12 +24,12 @@ TOOLS = ("torch",)
 def teach(  # noqa: PLR0917 - a stage takes its inputs in order
     folder: Path,
     teacher: Teacher,
-    task: ImageClassification,
+    task: Task,
     section: TeacherSection,
     recipe: DistillationSection,
     seed: int,
 ) -> Checkpoint:
-    """Train a copy of the teacher on the labels; every epoch sees a new view of the images.
+    """Train a copy of the teacher on the labels; every epoch sees a new view of the samples.
 
     Epochs and learning rate are `[teacher]`'s, the rest is the recipe's.
 
@@ -38,14 +38,16 @@ def teach(  # noqa: PLR0917 - a stage takes its inputs in order
 
     """
     log.info("training the teacher for %d epochs", section.epochs)
-    supervised = dataclasses.replace(recipe, losses={"ce": 1.0}, learning_rate=section.learning_rate)
+    supervised = dataclasses.replace(
+        recipe, losses={task.criterion: 1.0}, learning_rate=section.learning_rate
+    )
 
     def lesson(epoch: int) -> Lesson:
         return Lesson(view=view_of(task, epoch, seed=seed, mixup=recipe.mixup))
 
     course = Course(
         task=task,
-        knowledge=knowledge_from(supervised, classes=len(task.classes)),
+        knowledge=knowledge_for(supervised, task),
         lesson=lesson,
         recipe=supervised,
         resolution=teacher.resolution,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from edgekd import backends
 from edgekd.backends import Session, Tensors
@@ -44,7 +41,7 @@ from edgekd.values.order import (
 from edgekd.wire import Handler
 from edgekd.worker import guard
 from edgekd.worker.health import health
-from edgekd.worker.rows import read_rows, write_rows
+from edgekd.worker.rows import answered, read_rows, write_rows
 
 _UNLOADED = Load(load_average=0.0, others_percent=0.0, steal_percent=0.0, involuntary_switches=0)
 
@@ -238,9 +235,8 @@ class Worker:
     def infer(self, order: InferOrder) -> InferReply:
         """Run the open engine over rows of inputs."""
         session = self._opened()
-        count, rows = read_rows(order.inputs, session.signature.inputs)
-        answers: Iterator[Mapping[str, NDArray[Any]]] = (session.run(row) for row in rows)
-        return InferReply(outputs=write_rows(order.folder, count, answers))
+        given = read_rows(order.inputs, session.signature)
+        return InferReply(outputs=write_rows(order.folder, given.count, answered(session.run, given)))
 
     def close(self) -> None:
         """Free the open engine, if there is one."""

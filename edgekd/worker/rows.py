@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,28 +15,77 @@ from numpy.typing import NDArray
 from edgekd.errors import DataError, ModelError, ResourcesExhausted
 from edgekd.timing.session import Tensors
 from edgekd.values.artifact import Artifact
-from edgekd.values.model import TensorSpec
+from edgekd.values.model import Signature, TensorSpec
 
 
-def read_rows(inputs: Mapping[str, Artifact], specs: Sequence[TensorSpec]) -> tuple[int, Iterator[Tensors]]:
-    """Open the inputs of a session; return how many rows they have, and the rows.
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Rows of inputs, and which of them are states: by name, how many rows a state is handed on for."""
+
+    count: int
+    rows: Iterator[Tensors]
+    states: Mapping[str, int]
+
+
+def read_rows(inputs: Mapping[str, Artifact], signature: Signature) -> Given:
+    """Open the inputs of a session.
+
+    An input with fewer rows than the others is a state: a row a sequence, which the output `next_NAME` replaces from
+    inference to inference of that sequence.
 
     Raises:
         DataError: a file is missing, no .npy, or not of the shape and type the model takes.
 
     """
+    specs = signature.inputs
     for name in set(inputs) ^ {spec.name for spec in specs}:
         problem = "is no input of the model" if name in inputs else "has no .npy file"
         raise DataError(f"input {name!r} {problem}", mend=f"give: {', '.join(spec.name for spec in specs)}")
     arrays = {spec.name: _array(inputs[spec.name], spec) for spec in specs}
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) != 1 or not all(counts):
-        raise DataError(
-            "the inputs must have the same number of rows, at least one", cause=f"they have {counts}"
+    return given_of(arrays, {spec.name: spec.shape for spec in signature.outputs})
+
+
+def given_of(arrays: Tensors, outputs: Mapping[str, tuple[int | None, ...]]) -> Given:
+    """Take arrays with a row an inference, and states with a row a sequence.
+
+    Args:
+        arrays: by the names of the inputs, (n, *whole shape).
+        outputs: whole shapes by name.
+
+    Raises:
+        DataError: there are no rows, or as many as no sequence has.
+
+    """
+    count = max(map(len, arrays.values()))
+    states = {}
+    for name, array in arrays.items():
+        handed_on = (
+            len(array) > 0 and count % len(array) == 0 and outputs.get(f"next_{name}") == array.shape[1:]
         )
-    count = counts.pop()
-    rows = ({name: np.array(array[at]) for name, array in arrays.items()} for at in range(count))
-    return count, rows
+        if len(array) < count and handed_on:
+            states[name] = count // len(array)
+        elif len(array) < count or not count:
+            found = {len(one) for one in arrays.values()}
+            raise DataError(
+                "the inputs must have the same number of rows, at least one", cause=f"they have {found}"
+            )
+    rows = (
+        {name: np.array(array[at // states.get(name, 1)]) for name, array in arrays.items()}
+        for at in range(count)
+    )
+    return Given(count=count, rows=rows, states=states)
+
+
+def answered(
+    run: Callable[[Tensors], Mapping[str, NDArray[Any]]], given: Given
+) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Run row after row; a state goes from one to the next, and starts anew with each sequence."""
+    last: Mapping[str, NDArray[Any]] = {}
+    for at, row in enumerate(given.rows):
+        handed_on = {name: last[f"next_{name}"] for name, length in given.states.items() if at % length}
+        answer = run({**row, **handed_on})
+        last = {name: np.array(array) for name, array in answer.items()} if given.states else {}
+        yield answer
 
 
 def write_rows(

@@ -113,13 +113,15 @@ def test_a_thousand_labels_are_those_of_x86(arm64: Arm64, run_folder: Path):
 
 def test_the_bundle_runs_there_without_edgekd(arm64: Arm64, run_folder: Path):
     """`run.py` needs Pillow for image files, which the board has not; its benchmark needs numpy and the runtime."""
-    bundle = subprocess.Popen(["tar", "-c", "-C", run_folder, "bundle"], stdout=subprocess.PIPE)
     ssh = ["ssh", "-F", arm64.folder / "ssh" / "config", "edgekd-arm64", "tar -x"]
-    subprocess.run(ssh, stdin=bundle.stdout, check=True)
+    with subprocess.Popen(["tar", "-c", "-C", run_folder, "bundle"], stdout=subprocess.PIPE) as bundle:
+        subprocess.run(ssh, stdin=bundle.stdout, check=True)
     script = (
         "import sys; sys.path.insert(0, 'bundle'); import numpy, run; "
         "kept = numpy.load('bundle/samples.npz'); "
-        "print((run.Student('bundle').logits(kept['images']).argmax(1) == kept['logits'].argmax(1)).mean())"
+        "student = run.Student('bundle'); "
+        "found = run.logits_of(student, run.prepare(kept['images'], student.recipe)); "
+        "print((found.argmax(1) == kept['logits'].argmax(1)).mean())"
     )
     assert float(arm64.there(f'python3 -B -c "{script}"')) >= 0.95
 

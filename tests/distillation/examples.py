@@ -92,6 +92,17 @@ def _pixels() -> dict[str, Tensor | Batch]:
     }
 
 
+def _masks() -> dict[str, Tensor | Batch]:
+    labels = torch.randint(5, (2, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels[:, :2] = 255  # nothing is said there
+    return {"student": draw(1, 2, 5, 3, 4), "teacher": labels, "batch": Batch(labels=labels)}
+
+
+def _boxes() -> dict[str, Tensor | Batch]:
+    labels = torch.tensor([[[0, 0.1, 0.2, 0.5, 0.6, 0], [2, 0.5, 0.5, 0.9, 1.0, 0]]] * 2).double()
+    return {"student": draw(1, 2, 3 + 4 * 8, 8, 8), "teacher": labels, "batch": Batch(labels=labels)}
+
+
 def _edges() -> dict[str, Tensor | Batch]:
     valid = torch.tensor([True, True, False, True])
     return {
@@ -102,15 +113,23 @@ def _edges() -> dict[str, Tensor | Batch]:
 
 
 _MAPS = {"fitnet", "at", "reviewkd", "mgd", "ickd", "cwd"}
-_VECTORS = {"pooled", "directions", "srd", "rkd", "sp", "cc", "pkt", "irg", "infonce", "experts"}
+_VECTORS = {"pooled", "directions", "embedding", "srd", "rkd", "sp", "cc", "pkt", "irg", "infonce", "experts"}
 _SPECIAL: dict[str, Callable[[], dict[str, Tensor | Batch]]] = {
     "ce": lambda: {"student": draw(1, ROWS, CLASSES), "teacher": LABELS.labels},
+    "cosface": lambda: {"student": draw(1, ROWS, CLASSES).tanh(), "teacher": LABELS.labels},
+    "squares": lambda: {"student": draw(1, ROWS, 2), "teacher": draw(2, ROWS, 2)},
+    "relevance": lambda: {
+        "student": draw(1, 3, 5),
+        "teacher": torch.tensor([[0, 2, 1, 0, -1], [1, 0, 0, 0, 0], [3, 3, 0, -1, -1]]),
+    },
     "vid": lambda: {
         "student": torch.cat([draw(1, ROWS, 3, 6, 6), draw(5, ROWS, 3, 6, 6).exp()], 1),
         "teacher": draw(2, ROWS, 3, 6, 6),
     },
     "crd": lambda: {"student": draw(1, ROWS, 9), "teacher": draw(2, ROWS, 9)},
     "pixels": _pixels,
+    "masks": _masks,
+    "boxes": _boxes,
     "ld": _edges,
     "crosskd_boxes": _edges,
     "sequence": _with_tokens_as_teacher,

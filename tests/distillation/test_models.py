@@ -11,8 +11,11 @@ import torch
 
 from edgekd import tasks
 from edgekd.distillation.teachers import load_teacher
+from edgekd.tasks.generation import from_text
+from edgekd.tasks.keywords import from_recordings
 from edgekd.values.job import TaskSection, TeacherSection
 from tests.distillation.small import digits
+from tests.tasks import sine_words
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "tools/jobs"
@@ -64,7 +67,7 @@ def test_resnet_56_with_its_published_weights_knows_real_images(tmp_path: Path):
     for number, image in enumerate(at):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg[offset[image] : offset[image + 1]].tobytes())
     pixels = np.concatenate([_pixels(tmp_path / f"{number}.jpg") for number in range(len(at))])
-    split = tasks.Split(images=pixels, labels=labels.astype(np.int64))
+    split = tasks.Split(samples=pixels, labels=labels.astype(np.int64))
     with torch.inference_mode():
         logits = teacher.module(torch.from_numpy(task.inputs(split, 32)[:, 0])).numpy()
     assert task.score(logits, split.labels) > 0.7
@@ -74,3 +77,26 @@ def _pixels(path: Path) -> np.ndarray:
     from edgekd.runner import load_image
 
     return load_image(path, 3)
+
+
+def test_the_teacher_of_the_letters_says_step_by_step_what_it_says_of_a_whole_text():
+    section = TaskSection(data="squares", kind="generation", resolution=8)
+    task = from_text(" ".join(str(number**2) for number in range(100)), section=section)
+    teacher = load_teacher(TeacherSection(model="models.py:letters_teacher"), beside=JOBS, task=task)
+    step, shapes = teacher.module.step()
+    letters, state = torch.from_numpy(task.test.samples[:1]), torch.zeros(shapes["state"])
+    expected = teacher.module(letters)
+    for at in range(8):
+        logits, state = step(torch.nn.functional.one_hot(letters[:, at], task.channels).float(), state)
+        torch.testing.assert_close(logits, expected[:, at], atol=1e-5, rtol=1e-4)
+
+
+def test_the_teacher_of_the_keywords_is_large_enough_to_be_worth_distilling():
+    said = sine_words.recordings()
+    ten = np.arange(len(said.labels)) % 10  # the teacher's ten words: what is heard in them does not matter here
+    task = from_recordings(
+        dataclasses.replace(said, labels=ten, classes=tuple("abcdefghij"), speakers=()),
+        section=TaskSection(data="sine words", kind="keywords", resolution=32),
+    )
+    teacher = load_teacher(TeacherSection(model="models.py:keywords_teacher"), beside=JOBS, task=task)
+    assert multiplications(teacher.module, torch.zeros(1, 1, 32, 32)) > 20e6

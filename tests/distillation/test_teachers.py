@@ -12,9 +12,10 @@ from torch import nn
 from edgekd.distillation import checkpoints
 from edgekd.distillation.teachers import Teacher, fingerprint_of, from_module, load_teacher, with_weights
 from edgekd.errors import BackendMissing, IntegrityError, TeacherError
+from edgekd.stages.export import export_module
 from edgekd.values.checkpoint import Checkpoint
 from edgekd.values.codec import fingerprint
-from edgekd.values.job import TeacherSection
+from edgekd.values.job import OtherTeacher, TeacherSection
 from tests.distillation.small import digits, net
 
 MODELS = """
@@ -165,10 +166,10 @@ def test_weights_of_another_network_name_some_keys(job: Path):
         ("models.py:smal", "did you mean 'small'"),
         ("nowhere.py:small", "there is no"),
         ("resnet56", "is not understood"),
-        ("teacher.onnx", "is not understood"),
+        ("teacher.onnx", "does not exist"),
         ("models.py:two", "do not fit the task"),
         ("models.py:pair", "do not fit the task"),
-        ("models.py:coloured", "cannot take images of shape"),
+        ("models.py:coloured", "cannot take inputs of shape"),
         ("models.py:broken", "no such luck"),
         ("models.py:asks", "without arguments"),
         ("models.py:nothing", "returned a NoneType"),
@@ -208,3 +209,39 @@ def test_given_weights_leave_the_first_teacher_as_it_is(job: Path):
     kept.weights.path.write_bytes(b"spoiled")
     with pytest.raises(IntegrityError):
         with_weights(teacher, kept)
+
+
+def test_a_teacher_may_be_an_onnx_file(job: Path):
+    module = load(job).module
+    export_module(job, module, {"images": (1, 1, 8, 8)}).file.path.rename(job / "teacher.onnx")
+    teacher = load(job, "teacher.onnx")
+    given = torch.from_numpy(digits().prepare(digits().test.samples[:5], 8))
+    torch.testing.assert_close(teacher.module(given), module(given), rtol=1e-4, atol=1e-4)
+    assert teacher.fingerprint != load(job).fingerprint
+    with pytest.raises(TeacherError, match="cannot be trained here"):
+        load_teacher(TeacherSection(model="teacher.onnx", epochs=1), beside=job, task=digits())
+
+
+def test_several_teachers_answer_as_one_each_with_its_own_view_of_the_pixels(job: Path):
+    others = (OtherTeacher(model="models.py:small", weight=3.0, mean=(0.5,), std=(0.5,)),)
+    task = digits()
+    teacher = load_teacher(TeacherSection(model="models.py:small", others=others), beside=job, task=task)
+    alone = load(job).module
+    pixels = torch.from_numpy(task.test.samples[:6].transpose(0, 3, 1, 2) / 255.0).float()
+    given = torch.from_numpy(task.prepare(task.test.samples[:6], 8))
+    wanted = 0.25 * alone(given).softmax(1) + 0.75 * alone((pixels - 0.5) / 0.5).softmax(1)
+    torch.testing.assert_close(teacher.module(given).softmax(1), wanted, rtol=1e-4, atol=1e-5)
+    assert not teacher.module.training
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (OtherTeacher(model="models.py:two"), "do not fit the task"),
+        (OtherTeacher(model="models.py:small", mean=(0.5,) * 3, std=(0.5,) * 3), "has 3 values"),
+    ],
+)
+def test_another_teacher_that_does_not_fit_is_refused(job: Path, other: OtherTeacher, words: str):
+    section = TeacherSection(model="models.py:small", others=(other,))
+    with pytest.raises(TeacherError, match=words):
+        load_teacher(section, beside=job, task=digits())

@@ -41,7 +41,7 @@ def test_the_manifest_reads_back_as_it_was_written(made_bundle: Bundle):
 
 
 def test_the_runner_in_the_bundle_is_the_one_that_evaluated(made_bundle: Bundle):
-    assert (made_bundle.folder / "run.py").read_bytes() == Path(runner.__file__).read_bytes()
+    assert (made_bundle.folder / "run.py").read_text() == runner.script("classification")
 
 
 def test_the_same_content_gives_the_same_bytes(content: BundleContent, tmp_path: Path):

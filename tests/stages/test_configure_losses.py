@@ -113,3 +113,11 @@ def test_a_wrong_setting_of_a_loss_names_the_one_meant(
 def test_another_setting_is_another_job(job_file: Path) -> None:
     one, other = (read(job_file, f"distillation.losses.at.weight={at}").job for at in (5, 6))
     assert job_digest(one) != job_digest(other)
+
+
+def test_only_classification_has_losses_before_its_data_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB.replace("[task]", '[task]\nkind = "regression"'), encoding="utf-8")
+    assert read(path).job.distillation.losses == {}
+    assert read(path, "distillation.losses.mse=2").job.distillation.losses == {"mse": 2.0}
+    assert read(path, "task.kind=classification").job.distillation.losses == {"ce": 1.0, "dist": 1.0}

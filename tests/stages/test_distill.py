@@ -97,7 +97,7 @@ def test_the_store_keeps_a_distillation_and_another_seed_is_another(
 
 def test_outputs_of_other_data_or_that_were_changed_are_refused(labels: tuple[Labels, ...], tmp_path: Path):
     fewer = dataclasses.replace(digits(), train=digits().train.part(0, 100))
-    with pytest.raises(UsageError, match="labelled 430 images, the task trains on 100"):
+    with pytest.raises(UsageError, match="labelled 430 samples, the task trains on 100"):
         distill(tmp_path / "a", SPEC, fewer, labels, recipe(), 1, 0)
     spoilt = dataclasses.replace(labels[0].outputs["logits"], sha256="0" * 64)
     changed = dataclasses.replace(labels[0], outputs={"logits": spoilt})

@@ -6,17 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from edgekd.distillation.checkpoints import save_module
+from edgekd.distillation.evaluation import outputs_of
 from edgekd.distillation.teachers import Teacher, from_module
 from edgekd.errors import IntegrityError
-from edgekd.stages.evaluate import prepare, reference, teacher_accuracy, teacher_model
+from edgekd.stages.evaluate import (
+    prepare,
+    recorded_steps,
+    reference,
+    reference_answers,
+    stepping,
+    teacher_accuracy,
+    teacher_model,
+)
 from edgekd.students import build
 from edgekd.tasks import ImageClassification, from_arrays
+from edgekd.tasks.generation import Generation, from_text
 from edgekd.values.checkpoint import Checkpoint
+from edgekd.values.job import TaskSection
 from edgekd.values.student import StageSpec, StudentSpec
 
 SPEC = StudentSpec(
@@ -92,6 +104,61 @@ def test_the_teacher_is_exported_as_its_users_run_it(
     (images,) = model.graph.input
     assert images.name == "images"
     assert [dim.dim_value for dim in images.type.tensor_type.shape.dim] == [1, 1, 8, 8]
+
+
+GRU = StudentSpec(
+    family="gru",
+    resolution=6,
+    stem=4,
+    stages=(StageSpec(width=8, depth=2, kernel=1, expansion=1.0),),
+)
+
+
+@pytest.fixture(scope="module")
+def text() -> Generation:
+    section = TaskSection(data="text", kind="generation", resolution=6)
+    return from_text("the quick brown fox jumps over the lazy dog\n" * 12, section=section)
+
+
+def test_what_a_stepwise_student_answers_is_what_the_whole_network_says(
+    text: Generation, tmp_path: Path
+) -> None:
+    module = build(GRU, channels=text.channels, classes=text.outputs, seed=4)
+    kept = reference_answers(tmp_path, GRU, text, _checkpoint(tmp_path, module), "test", 3)
+    expected = outputs_of(module, text, text.test.spread(3), 6)
+    np.testing.assert_allclose(np.load(kept.verified()), expected, atol=1e-5)
+
+
+def test_recorded_steps_are_what_goes_in_and_out_of_the_network(text: Generation, tmp_path: Path) -> None:
+    module = build(GRU, channels=text.channels, classes=text.outputs, seed=4)
+    checkpoint = _checkpoint(tmp_path, module)
+    kept = recorded_steps(tmp_path, GRU, text, checkpoint, "train", 24)
+    rows = {name: np.load(one.verified()) for name, one in kept.items()}
+    assert {name: array.shape for name, array in rows.items()} == {
+        "letter": (18, 1, text.channels),  # 3 windows, letter by letter
+        "state": (18, 1, 16),
+        "logits": (18, 1, text.outputs),
+        "next_state": (18, 1, 16),
+    }
+    starts = np.arange(18) % 6 == 0
+    assert not rows["state"][starts].any()
+    follows = np.flatnonzero(~starts)
+    np.testing.assert_array_equal(rows["state"][follows], rows["next_state"][follows - 1])
+    again = stepping(GRU, text, checkpoint)({name: rows[name] for name in ("letter", "state")})
+    np.testing.assert_array_equal(again["logits"], rows["logits"])
+
+
+def test_a_teacher_of_letters_is_exported_with_whole_numbers(text: Generation, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(text.channels, 8), nn.Linear(8, text.outputs))
+    model = teacher_model(tmp_path, from_module(net, text), text)
+    session = onnxruntime.InferenceSession(str(model.file.path), providers=["CPUExecutionProvider"])
+    (letters,) = session.get_inputs()
+    assert (letters.name, letters.type, letters.shape) == ("inputs", "tensor(int64)", [1, 6])
+    window = text.test.samples[:1]
+    (found,) = session.run(None, {"inputs": window})
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, net(torch.from_numpy(window)).numpy(), atol=1e-5)
 
 
 class _Reversed(nn.Module):

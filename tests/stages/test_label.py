@@ -29,7 +29,7 @@ def test_kept_outputs_are_the_teacher_s_on_the_same_view(tmp_path: Path, mixup: 
     task, teacher = digits(), from_module(net(), digits())
     given = recipe(losses={"ce": 1.0, "pooled": 1.0}, mixup=mixup)
     labels = label(tmp_path, teacher, task, 3, given, 7)
-    images, _ = batch_view(task, np.arange(len(task.train)), view_of(task, 3, seed=7, mixup=mixup))
+    images, _ = batch_view(task, np.arange(len(task.train)), view_of(task, 3, seed=7, mixup=mixup), 8)
     with torch.inference_mode():
         expected = teacher.module(images).numpy()
     kept = np.load(labels.outputs["logits"].path, allow_pickle=False)

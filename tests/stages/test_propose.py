@@ -241,3 +241,12 @@ def test_a_surprise_makes_the_next_proposal_more_careful(probed: History) -> Non
     expected = [fastest(one.spec, SPACE, predictor, limits(1.0)) for one in (first, second)]
     before, after = (found.tightness() for found in expected if found)
     assert after < before
+
+
+def test_a_wide_int8_student_is_proposed_where_the_widest_float_one_that_fits_is_narrower(
+    probed: History,
+) -> None:
+    proposal = propose(SPACE, probed, limits(1.0), seed=0)
+    assert proposal is not None
+    assert proposal.precision is Precision.INT8
+    assert device_ms(proposal.spec, Precision.INT8) <= 1.0 < device_ms(proposal.spec, Precision.FP32)

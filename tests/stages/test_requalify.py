@@ -62,7 +62,7 @@ class ScriptedDevice:
     def infer(self, engine: Engine, inputs: dict[str, Artifact], folder: Path) -> dict[str, Artifact]:
         if engine.runtime in self.missing:
             raise BackendMissing(f"the runtime {engine.runtime} does not import", mend="pip install it")
-        run = Student(engine.model.file.path.parent, engine.runtime)._infer
+        run = Student(engine.model.file.path.parent, engine.runtime).rows
         rows = np.load(inputs["images"].verified())
         folder.mkdir(parents=True)
         np.save(folder / "logits.npy", self.bend(np.stack([run(row) for row in rows])))

@@ -20,8 +20,8 @@ import numpy as np
 from torch import nn
 
 from edgekd.distillation.checkpoints import load_module
+from edgekd.distillation.fitting import knowledge_for
 from edgekd.distillation.loop import Course, train
-from edgekd.distillation.losses import knowledge_from
 from edgekd.pipeline.measuring import teacher_engine
 from edgekd.pipeline.trials import distilled, labels
 from edgekd.pipeline.workbench import Workbench, workbench
@@ -139,7 +139,7 @@ def _course(bench: Workbench, recipe: DistillationSection, epochs: int) -> Cours
     views = labels(bench, epochs)
     return Course(
         task=bench.task,
-        knowledge=knowledge_from(recipe, classes=len(bench.task.classes)),
+        knowledge=knowledge_for(recipe, bench.task),
         lesson=lambda epoch: lesson_from(views[epoch % len(views)], bench.task),
         recipe=recipe,
         resolution=bench.teacher.resolution,

@@ -97,7 +97,7 @@ def measured(name: str, task: ImageClassification, arguments: argparse.Namespace
     stages = tuple(StageSpec(width=width, depth=1, kernel=3, expansion=1.0) for width in WIDTHS[name])
     spec = StudentSpec(family="residual", resolution=32, stem=stages[0].width, stages=stages)
     recipe = DistillationSection(batch=arguments.batch)
-    images, _ = batch_view(task, np.arange(arguments.batch), view_of(task, 0, seed=0))
+    images, _ = batch_view(task, np.arange(arguments.batch), view_of(task, 0, seed=0), task.resolution)
     arithmetic = choose_arithmetic(student(spec, task), images, training=True)
     steps = {
         kind: edgekd_step(student(spec, task), task, dataclasses.replace(recipe, losses=losses), arithmetic)
@@ -158,7 +158,7 @@ def online_step(
     module.train()
 
     def step(number: int) -> None:
-        images, labels = batch_view(task, rows(task, number, recipe.batch), view)
+        images, labels = batch_view(task, rows(task, number, recipe.batch), view, task.resolution)
         images = images.contiguous()
         with torch.no_grad():
             given = frozen(images)

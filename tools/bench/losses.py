@@ -136,18 +136,22 @@ def inputs(name: str) -> tuple[Tensor, Tensor, Batch]:
         teacher = torch.randn(BATCH, 64, 8, 8)
     elif name == "pixels":
         student, teacher = torch.randn(16, 21, 32, 32), torch.randn(16, 21, 32, 32)
+    elif name == "relevance":
+        student = torch.randn(BATCH, CLASSES)
+        batch = Batch(labels=torch.randint(-1, 4, (BATCH, CLASSES)))
     elif name == "crd":
         student, teacher = torch.randn(BATCH, 1025), torch.randn(BATCH, 1025)
     else:
         student, teacher = 2 * torch.randn(BATCH, CLASSES), 2 * torch.randn(BATCH, CLASSES)
-    teacher = labels if name == "ce" else batch.labels if name == "sequence" else teacher
+    teacher = labels if name == "ce" else batch.labels if name in TRUTH else teacher
     return student.requires_grad_(), teacher, batch
 
 
 MAPS = {"fitnet", "at", "reviewkd", "mgd", "ickd", "cwd"}
-POOLED = {"pooled", "directions", "srd", "rkd", "sp", "cc", "pkt", "irg", "infonce", "experts"}
-REGRESSION = {"bounded", "rejecting", "ail", "aht", "differences"}
+POOLED = {"pooled", "directions", "embedding", "srd", "rkd", "sp", "cc", "pkt", "irg", "infonce", "experts"}
+REGRESSION = {"squares", "bounded", "rejecting", "ail", "aht", "differences"}
 TOKENS = {"word", "reverse", "gkd", "sequence", "minillm"}
+TRUTH = {"sequence", "relevance"}  # compared with what the batch holds
 BOXES = {"ld", "crosskd_boxes"}
 
 
@@ -358,7 +362,21 @@ def rankdistil(s: Tensor, t: Tensor, _b: Batch) -> Tensor:
     scores = s.gather(1, t.argsort(1, descending=True))
     best, rest = scores[:, :10], scores[:, 10:]
     upper = torch.triu(torch.ones(10, 10), 1).bool()
-    return F.softplus(best[:, None] - best[:, :, None])[:, upper].mean() + F.softplus(rest).mean()
+    return (
+        F.softplus(best[:, None] - best[:, :, None])[:, upper].mean()
+        + F.softplus(rest[:, None] - best[:, :, None]).mean()
+    )
+
+
+def relevance(s: Tensor, t: Tensor, _b: Batch) -> Tensor:
+    absent = t < 0
+    gains = (2.0 ** t.float() - 1).masked_fill(absent, 0)
+    found = F.log_softmax(s.masked_fill(absent, -torch.inf), 1).masked_fill(absent, 0)
+    return -(gains / gains.sum(1, keepdim=True).clamp_min(1e-12) * found).sum(1).mean()
+
+
+def cosface(s: Tensor, _: Tensor, b: Batch) -> Tensor:
+    return F.cross_entropy(16 * (s - 0.2 * F.one_hot(b.labels, s.shape[1])), b.labels)
 
 
 def word(s: Tensor, t: Tensor, b: Batch) -> Tensor:
@@ -395,7 +413,7 @@ def minillm(s: Tensor, t: Tensor, b: Batch) -> Tensor:
 
 BODIES: dict[str, Body] = {
     "ce": lambda s, t, _: F.cross_entropy(s, t),
-    "kd": kd, "mse": lambda s, t, _: F.mse_loss(s, t), "dkd": dkd, "dist": dist, "lskd": lskd, "nkd": nkd,
+    "kd": kd, "camkd": kd, "mse": lambda s, t, _: F.mse_loss(s, t), "dkd": dkd, "dist": dist, "lskd": lskd, "nkd": nkd,
     "wttm": wttm, "bkd": lambda s, t, _: F.binary_cross_entropy_with_logits(s, F.softmax(t, 1)), "ofa": ofa,
     "pooled": lambda s, t, _: F.mse_loss(s, t), "fitnet": lambda s, t, _: F.mse_loss(s, t),
     "directions": lambda s, t, _: (F.normalize(s) - F.normalize(t)).pow(2).sum(1).mean(),
@@ -407,6 +425,7 @@ BODIES: dict[str, Body] = {
     "aht": lambda s, t, b: ((1 - ((b.outputs - b.labels) ** 2).sum(1) / 9.0) * ((s - t) ** 2).sum(1)).mean(),
     "experts": lambda s, t, _: F.mse_loss(s, t),
     "bounded": bounded, "rejecting": rejecting, "ail": ail, "differences": differences,
+    "embedding": lambda s, t, _: (F.normalize(s) - F.normalize(t)).pow(2).sum(1).mean(), "cosface": cosface, "squares": lambda s, t, _: F.mse_loss(s, t), "relevance": relevance,
     "listnet": listnet, "rank_distillation": rank_distillation, "rrd": rrd, "rankdistil": rankdistil,
     "score_differences": score_differences,
     "word": word, "reverse": reverse, "gkd": gkd, "sequence": sequence, "minillm": minillm,

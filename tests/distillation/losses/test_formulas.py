@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, log_softmax, logsumexp, softmax
 
-from edgekd.distillation.losses import LOSSES
+from edgekd.distillation.losses import LOSSES, regression
 from tests.distillation.examples import example
+from tests.distillation.losses import dense_formulas
 
 Array = NDArray[np.float64]
 
@@ -263,20 +264,41 @@ def rrd(s: Array, t: Array, y: Array, top: int = 40) -> float:
 
 
 def rankdistil(s: Array, t: Array, y: Array, top: int = 10, press: float = 1.0) -> float:
-    pairs, rest = [], []
+    pairs, below = [], []
     for a, b in zip(s, t):
         order = np.argsort(-b)
         best = a[order[:top]]
         pairs += [np.log1p(np.exp(best[j] - best[i])) for i in range(top) for j in range(i + 1, top)]
-        rest += [*np.log1p(np.exp(a[order[top:]]))]
-    return np.mean(pairs) + press * np.mean(rest)
+        below += [np.log1p(np.exp(low - high)) for low in a[order[top:]] for high in best]
+    return np.mean(pairs) + press * np.mean(below)
+
+
+def relevance(s: Array, t: Array, y: Array) -> float:
+    total = 0.0
+    for scores, labels in zip(s, t):
+        present = labels >= 0
+        gains = 2.0 ** labels[present] - 1
+        total -= (gains / gains.sum()) @ log_softmax(scores[present])
+    return total / len(s)
+
+
+def cosface(s: Array, t: Array, y: Array, margin: float = 0.2, scale: float = 16.0) -> float:
+    total = 0.0
+    for cosines, at in zip(s, y):
+        others = np.exp(scale * np.delete(cosines, at)).sum()
+        own = np.exp(scale * (cosines[at] - margin))
+        total -= np.log(own / (own + others))
+    return total / len(s)
 
 
 FORMULAS: dict[str, Callable[..., float]] = {
-    "kd": kd, "mse": mse, "dkd": dkd, "dist": dist, "lskd": lskd, "nkd": nkd, "wttm": wttm, "bkd": bkd, "ofa": ofa,
+    "kd": kd, "camkd": kd, "mse": mse, "dkd": dkd, "dist": dist, "lskd": lskd, "nkd": nkd, "wttm": wttm, "bkd": bkd, "ofa": ofa,
     "ce": lambda s, t, y: -np.mean([log_softmax(row)[at] for row, at in zip(s, y)]),
+    "masks": dense_formulas.masks, "boxes": dense_formulas.boxes,
     "pooled": mse, "fitnet": mse, "experts": mse, "at": at, "reviewkd": reviewkd,
     "directions": lambda s, t, y: ((length_one(s) - length_one(t)) ** 2).sum() / len(s),
+    "embedding": lambda s, t, y: ((length_one(s) - length_one(t)) ** 2).sum() / len(s),
+    "cosface": cosface, "squares": mse, "relevance": relevance,
     "mgd": lambda s, t, y: ((s - t) ** 2).sum() / len(s),
     "srd": lambda s, t, y, power=4: np.log((np.abs(s - t) ** power).sum()),
     "rkd": rkd, "sp": sp, "cc": cc, "pkt": pkt, "ickd": ickd, "irg": irg, "vid": vid, "infonce": infonce, "crd": crd,
@@ -331,6 +353,7 @@ OTHERWISE: list[tuple[str, dict[str, float]]] = [
     ("rkd", {"distance": 0.0, "angle": 1.0}),
     ("infonce", {"tau": 0.5}),
     ("cwd", {"temperature": 1.0}),
+    ("cosface", {"margin": 0.5, "scale": 4.0}),
     ("bounded", {"margin": 3.0, "nu": 1.0}),
     ("ail", {"alpha": 0.2, "eta": 20.0}),
     ("listnet", {"temperature": 2.0}),
@@ -385,6 +408,14 @@ def test_attentive_hints_count_as_far_as_the_teacher_is_right():
     s, t, y = given.student.numpy(), given.teacher.numpy(), given.batch.labels.numpy()
     trust = 1 - ((given.batch.outputs.numpy() - y) ** 2).sum(1) / 9.0
     assert float(given.value()) == pytest.approx((trust * ((s - t) ** 2).sum(1)).mean(), rel=1e-6)
+
+
+def test_attentive_losses_take_the_range_of_the_teacher_s_errors_from_the_batch_where_it_is_not_given():
+    given = example("ail")
+    errors = ((given.teacher - given.batch.labels) ** 2).sum(1)
+    own = regression.ail(given.student, given.teacher, given.batch)
+    spread = float(errors.max() - errors.min())
+    assert own == regression.ail(given.student, given.teacher, given.batch, eta=spread)
 
 
 def test_minillm_is_the_reverse_kl_of_a_word_and_what_its_choice_brings_later():

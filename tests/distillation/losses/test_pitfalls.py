@@ -48,7 +48,14 @@ def in_a_total(loss: object, student: Tensor, teacher: Tensor, batch: Batch, **s
     return total_loss((one,), nn.ModuleDict(), {"logits": student}, {"logits": teacher}, batch)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in {"ce", "sequence", "aht", "crd"}])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in LOSSES
+        if name not in {"ce", "masks", "sequence", "aht", "crd", "cosface", "relevance"}
+    ],
+)
 def test_no_gradient_reaches_the_teacher(name: str):
     given = example(name)
     student, teacher = given.student.clone().requires_grad_(), given.teacher.clone().requires_grad_()
