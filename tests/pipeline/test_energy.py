@@ -109,7 +109,7 @@ def test_the_upper_end_of_the_interval_is_held_against_the_limit(
 
 def test_a_run_that_energy_ended_says_which_limit_to_raise() -> None:
     over = replace(trial("file", 1.0), verdict=Verdict.TOO_SLOW, why="energy 2.250 mJ, limit 2.2 mJ")
-    refused = loop._refusal("no finished student meets the budget", History(trials=(over,)), {})
+    refused = loop.refusal("no finished student meets the budget", History(trials=(over,)), {})
     assert "energy 2.250 mJ" in refused.cause
     assert "budget.energy_mj" in refused.mend
 
