@@ -93,7 +93,9 @@ def test_the_teacher_of_the_letters_says_step_by_step_what_it_says_of_a_whole_te
 
 def test_the_teacher_of_the_keywords_is_large_enough_to_be_worth_distilling():
     said = sine_words.recordings()
-    ten = np.arange(len(said.labels)) % 10  # the teacher's ten words: what is heard in them does not matter here
+    ten = (
+        np.arange(len(said.labels)) % 10
+    )  # the teacher's ten words: what is heard in them does not matter here
     task = from_recordings(
         dataclasses.replace(said, labels=ten, classes=tuple("abcdefghij"), speakers=()),
         section=TaskSection(data="sine words", kind="keywords", resolution=32),
