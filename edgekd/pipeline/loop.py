@@ -319,7 +319,9 @@ def _outcome(trial: Trial) -> str:
 
 def refusal(what: str, history: History, limits: dict[str, Limits]) -> BudgetError:
     """Say what came nearest to the budget, and what would admit it."""
-    finished = [trial for trial in history.trials if trial.engine is not None and trial.why]
+    # An int8 file that gains nothing broke no limit: its float parent did.
+    judged = (trial for trial in history.trials if trial.verdict is not Verdict.NO_GAIN)
+    finished = [trial for trial in judged if trial.engine is not None and trial.why]
     if finished:
         best = max(finished, key=_preference)
         mend = "allow more with budget.max_accuracy_drop, or train longer with distillation.epochs"

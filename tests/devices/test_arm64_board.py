@@ -95,7 +95,7 @@ def test_the_second_command_gives_a_latency_of_a_file(arm64: Arm64):
 
 def test_the_loop_closes_with_measurements_from_the_board(run_folder: Path):
     manifest = json.loads((run_folder / "bundle" / "manifest.json").read_text())
-    machines = {one["conditions"]["hardware"]["machine"] for one in manifest["deployments"]}
+    machines = {one["latency"]["conditions"]["hardware"]["machine"] for one in manifest["deployments"]}
     assert machines == {"aarch64"}
     assert {one["runtime"] for one in manifest["deployments"]} == {"onnxruntime"}
 

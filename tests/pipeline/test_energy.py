@@ -114,6 +114,17 @@ def test_a_run_that_energy_ended_says_which_limit_to_raise() -> None:
     assert "budget.energy_mj" in refused.mend
 
 
+def test_an_int8_file_that_gained_nothing_is_not_what_came_closest() -> None:
+    parent = replace(
+        trial("float", 1.0), verdict=Verdict.INACCURATE, why="recall 0.70, floor 0.90", accuracy=0.7
+    )
+    vain = replace(
+        trial("int8", 2.0), verdict=Verdict.NO_GAIN, why="not faster than its parent", accuracy=0.8
+    )
+    refused = loop.refusal("no finished student meets the budget", History(trials=(parent, vain)), {})
+    assert "floor 0.90" in refused.cause
+
+
 @dataclass(kw_only=True)
 class Counter:
     """A counter that grows with time by 1 W, and with each inference by 2 mJ."""
